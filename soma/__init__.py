@@ -1,0 +1,73 @@
+"""soma: actors in processes of their own for Python machine learning.
+
+Importing it is cheap: names are looked up when they are first used (PEP 562).
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from soma.actors.handle import ActorClass as ActorClass
+    from soma.actors.handle import ActorHandle as ActorHandle
+    from soma.actors.handle import ActorMethod as ActorMethod
+    from soma.actors.handle import RemoteFunction as RemoteFunction
+    from soma.actors.methods import method as method
+    from soma.actors.refs import ObjectRef as ObjectRef
+    from soma.actors.refs import ObjectRefGenerator as ObjectRefGenerator
+    from soma.cluster import available_resources as available_resources
+    from soma.cluster import cancel as cancel
+    from soma.cluster import cluster_resources as cluster_resources
+    from soma.cluster import exit_actor as exit_actor
+    from soma.cluster import get as get
+    from soma.cluster import get_actor as get_actor
+    from soma.cluster import get_runtime_context as get_runtime_context
+    from soma.cluster import init as init
+    from soma.cluster import is_initialized as is_initialized
+    from soma.cluster import kill as kill
+    from soma.cluster import on_event as on_event
+    from soma.cluster import put as put
+    from soma.cluster import remote as remote
+    from soma.cluster import shutdown as shutdown
+    from soma.cluster import status as status
+    from soma.cluster import wait as wait
+    from soma.filters import filter as filter
+    from soma.graph import Graph as Graph
+
+_HOME = {
+    **dict.fromkeys(("ActorClass", "ActorHandle", "ActorMethod", "RemoteFunction"), "soma.actors.handle"),
+    "method": "soma.actors.methods",
+    **dict.fromkeys(("ObjectRef", "ObjectRefGenerator"), "soma.actors.refs"),
+    **dict.fromkeys(("available_resources", "cancel", "cluster_resources", "exit_actor", "get", "get_actor", "get_runtime_context",
+                     "init", "is_initialized", "kill", "on_event", "put", "remote", "shutdown", "status", "wait"), "soma.cluster"),
+    "filter": "soma.filters",
+    "Graph": "soma.graph",
+}
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is not None:
+        value = getattr(importlib.import_module(home), name)
+    else:
+        from soma import errors
+
+        value = getattr(errors, name, None)
+        if value is None:
+            try:
+                return importlib.import_module(f"soma.{name}")
+            except ModuleNotFoundError as e:
+                if e.name != f"soma.{name}":
+                    raise
+            raise AttributeError(f"soma has no {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    from soma import errors
+
+    return sorted({*globals(), *_HOME, *(n for n in vars(errors) if n.endswith(("Error", "Exceeded")))})

@@ -1,0 +1,58 @@
+"""Limits and defaults, in one place, each with its unit.
+
+`Limits` bounds what a peer can make this process do; `Settings` is what `soma.init()` was asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+PROTOCOL_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what is accepted from a peer."""
+
+    header_bytes: int = 64 * KIB
+    header_depth: int = 8
+    parts: int = 1026
+    """Frames of one message, the routing id and header included."""
+    message_bytes: int = 4 * GIB
+    """Sum of the frames of one message; larger values go through the arena."""
+    value_bytes: int = 64 * GIB
+    inline_bytes: int = 256 * KIB
+    """Buffers of a value at least this large go through the arena on one machine."""
+    window: int = 1000
+    """Calls of one handle that may be unanswered at once; the rest waits at the caller."""
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a cluster was asked for; travels to the daemon as JSON."""
+
+    num_cpus: float
+    num_gpus: float
+    memory: int
+    """Bytes that actors may reserve with `memory=`."""
+    object_store_memory: int
+    """Bytes of one process's arena."""
+    namespace: str
+    resources: dict[str, float]
+    log_to_driver: bool = True
+    start_method: str = "forkserver"
+    preload: tuple[str, ...] = ()
+    restart_intensity: int = 3
+    """More deaths than this within `restart_period` seconds end an actor whatever `max_restarts` says."""
+    restart_period: float = 30.0
+    init_timeout: float = 60.0
+    """Seconds a constructor may take."""
+    drain_grace: float = 1.0
+    """Seconds between asking a process to stop and killing it."""

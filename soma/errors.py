@@ -1,0 +1,254 @@
+"""Every error soma raises, in one tree.
+
+    SomaError
+    ├── ClusterError                     the cluster as a whole
+    │   ├── NotInitializedError          a verb before `init()` where no default makes sense, or after `shutdown()`
+    │   ├── AlreadyInitializedError      a second `init()`
+    │   ├── ClusterLostError             the daemon died; everything it ran died with it
+    │   └── ForkedClientError            used in a child that the user's code forked
+    ├── ActorDiedError                   the process is gone: exit code or signal, stderr, native stack, memory
+    │   └── ActorInitError               its constructor failed (or exited, or timed out)
+    ├── ActorTaskError                   stands in for a user's exception that could not travel
+    ├── TaskCancelledError               somebody cancelled the call
+    ├── GetTimeoutError                  also a TimeoutError: the caller's own limit passed
+    ├── DeadlockError                    a cycle of waits; the message names it
+    ├── PlacementError                   no machine could ever satisfy the request
+    ├── PendingCallsLimitExceeded        `max_pending_calls` of a handle is reached
+    ├── ObjectLostError                  the process that owned a value died, or the value was freed
+    ├── NotSerializableError             also a TypeError: names the attribute path at fault
+    │   ├── ArgumentNotSerializableError     raised at the call, before anything is sent
+    │   └── ResultNotSerializableError       the actor lives and serves its next call
+    ├── DecodeError                      bytes arrived, but unpickling them failed
+    ├── ProtocolError                    a message breaks the wire format
+    │   └── VersionMismatchError         names both versions
+    ├── SecurityError                    a wrong owner, mode or address; refuses to start
+    └── ObjectTooLargeError              over the configured size of one value
+
+A user's own exception is *not* in this tree: it arrives as itself, with the remote traceback as its `__cause__`
+(a `RemoteTraceback`) and a note naming actor and node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Executed = Literal["no", "maybe"]
+
+
+class SomaError(Exception):
+    """Root of the tree."""
+
+
+class ClusterError(SomaError):
+    """The cluster as a whole."""
+
+
+class NotInitializedError(ClusterError, RuntimeError):
+    """No cluster is running in this process."""
+
+
+class AlreadyInitializedError(ClusterError, RuntimeError):
+    """`soma.init()` was called while a cluster is running."""
+
+
+class ClusterLostError(ClusterError):
+    """The daemon died, and with it every actor."""
+
+
+class ForkedClientError(ClusterError, RuntimeError):
+    """A child made by `fork` used the cluster of its parent."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeathCause:
+    """Why a process is gone, as its daemon saw it.
+
+    `reason` is one of: "exited" (by itself, with `exit_code`), "signal" (`signal` names it), "oom" (its own memory
+    limit), "oom?" (SIGKILL by somebody else while its memory was high), "killed" (`soma.kill` or the last handle),
+    "init" (constructor failed), "exit_actor", "cancelled" (`cancel(force=True)`), "owner" (its creator died),
+    "shutdown", "restarts" (too many).
+    """
+
+    reason: str
+    exit_code: int | None = None
+    signal: str | None = None
+    pid: int = 0
+    stderr_tail: str = ""
+    detail: str = ""
+    rss: int = 0
+    limit: int = 0
+
+    def describe(self) -> str:
+        """One line for people, then what the process last said."""
+        match self.reason:
+            case "signal":
+                line = f"process {self.pid} was ended by {self.signal}"
+            case "oom":
+                line = f"process {self.pid} went over its memory limit: {_mib(self.rss)} used, {_mib(self.limit)} allowed"
+            case "oom?":
+                line = (f"process {self.pid} was ended by {self.signal} while it used {_mib(self.rss)}; "
+                        "the machine was probably out of memory")
+            case "killed":
+                line = f"process {self.pid} was ended by soma.kill() or because its last handle was dropped"
+            case "exit_actor":
+                line = f"process {self.pid} left by exit_actor()"
+            case "exited":
+                line = f"process {self.pid} exited with code {self.exit_code}"
+            case "init":
+                line = f"the constructor failed in process {self.pid}"
+            case "cancelled":
+                line = f"process {self.pid} was ended by cancel(force=True)"
+            case "owner":
+                line = f"process {self.pid} was ended because the process that created it died"
+            case "shutdown":
+                line = "the cluster was shut down"
+            case "restarts":
+                line = f"process {self.pid} died once more than it may be restarted"
+            case other:
+                line = f"process {self.pid} is gone ({other})"
+        parts = [line]
+        if self.detail:
+            parts.append(self.detail.rstrip())
+        if self.stderr_tail.strip():
+            parts.append("last lines of its stderr:\n" + "\n".join("  | " + s for s in self.stderr_tail.rstrip().splitlines()))
+        return "\n".join(parts)
+
+
+def _mib(n: int) -> str:
+    return f"{n / 2**20:.0f} MiB"
+
+
+UNKNOWN_CAUSE = DeathCause("unknown")
+
+
+@dataclass(eq=False)
+class ActorDiedError(SomaError):
+    """The actor's process is gone, and with it this call.
+
+    `executed` says what is known of the call: "no" (it never began; repeating it is safe) or "maybe".
+    `cause` explains the death; `history` lists earlier deaths when restarts were spent.
+    """
+
+    actor: str
+    cause: DeathCause = UNKNOWN_CAUSE
+    executed: Executed = "maybe"
+    history: tuple[DeathCause, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        Exception.__init__(self, self.actor, self.cause, self.executed, self.history)
+
+    @property
+    def signal(self) -> str | None:
+        return self.cause.signal
+
+    @property
+    def exit_code(self) -> int | None:
+        return self.cause.exit_code
+
+    @property
+    def reason(self) -> str:
+        return self.cause.reason
+
+    def __str__(self) -> str:
+        text = f"{self.actor} died: {self.cause.describe()}"
+        if self.history:
+            text += "\nbefore that: " + "; ".join(c.describe().splitlines()[0] for c in self.history)
+        said = {"no": "this call was never begun", "maybe": "this call may have run, wholly or in part"}[self.executed]
+        return f"{text}\n({said})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.actor, self.cause, self.executed, self.history)
+
+
+class ActorInitError(ActorDiedError):
+    """The constructor failed; `cause.detail` carries the original text, `__cause__` the original exception if it could travel."""
+
+
+class ActorTaskError(SomaError):
+    """Stands in for an exception that could not be pickled or unpickled.
+
+    `type_name`, `message` and `traceback_text` are those of the original.
+    """
+
+    def __init__(self, type_name: str, message: str, traceback_text: str, why: str = "") -> None:
+        super().__init__(type_name, message, traceback_text, why)
+        self.type_name, self.message, self.traceback_text, self.why = type_name, message, traceback_text, why
+
+    def __str__(self) -> str:
+        why = f"\n(it arrives as ActorTaskError because {self.why})" if self.why else ""
+        return f"{self.type_name}: {self.message}{why}\n\n{self.traceback_text}"
+
+
+class RemoteTraceback(Exception):
+    """The traceback as the actor saw it; the `__cause__` of a user's exception. Never raised by itself."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return "\n\n" + self.text
+
+
+class TaskCancelledError(SomaError):
+    """The call was cancelled before it ended."""
+
+
+class GetTimeoutError(SomaError, TimeoutError):
+    """The caller's own limit passed; the call goes on."""
+
+
+class DeadlockError(SomaError):
+    """Actors wait for each other in a cycle; none of them could ever go on."""
+
+
+class PlacementError(SomaError):
+    """What was asked for exceeds what exists."""
+
+
+class PendingCallsLimitExceeded(SomaError):
+    """A handle already has `max_pending_calls` unanswered calls."""
+
+
+class ObjectLostError(SomaError):
+    """A value cannot be had any more: its owner died or freed it."""
+
+
+class NotSerializableError(SomaError, TypeError):
+    """A value cannot be pickled; `path` says which part of it, e.g. `args[0].net._lock`."""
+
+    def __init__(self, path: str, problem: str, hint: str = "") -> None:
+        super().__init__(path, problem, hint)
+        self.path, self.problem, self.hint = path, problem, hint
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be sent to another process: {self.problem}" + (f" ({self.hint})" if self.hint else "")
+
+
+class ArgumentNotSerializableError(NotSerializableError):
+    """An argument; nothing was sent."""
+
+
+class ResultNotSerializableError(NotSerializableError):
+    """A result; the method did run."""
+
+
+class DecodeError(SomaError):
+    """Unpickling failed in the receiving process."""
+
+
+class ProtocolError(SomaError):
+    """A message that breaks the wire format; refused before anything in it is used."""
+
+
+class VersionMismatchError(ProtocolError):
+    """The peer speaks another version of the protocol."""
+
+
+class SecurityError(SomaError):
+    """Something that must be private is not."""
+
+
+class ObjectTooLargeError(SomaError):
+    """A single value over the configured limit."""
