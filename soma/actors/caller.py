@@ -1,0 +1,315 @@
+"""Calls that this process makes: the thin shell around `calls.Link`. Sends what links say, settles what replies bring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from soma.actors.calls import Lost, Link, Pending
+from soma.actors.engine import HandleInfo
+from soma.actors.failures import Failure, rebuild
+from soma.actors.lifecycle import Phase
+from soma.actors.methods import MethodSpec
+from soma.actors.objects import Status
+from soma.actors.options import Options
+from soma.actors.refs import ObjectRefGenerator, RefHome
+from soma.actors.sharing import Port, Sharing, side
+from soma.actors.streams import Stream
+from soma.config import LIMITS
+from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed, PendingCallsLimitExceeded, TaskCancelledError
+from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, incarnation_peer, object_id
+from soma.transport import messages as m
+from soma.transport.codec import encode_call
+from soma.transport.frames import pack
+from soma.transport.values import Parcel, from_frames, open_parcel, parcel, to_frames
+
+
+class Caller:
+    """Links to actors, calls in flight, streams."""
+
+    def __init__(self, port: Port, sharing: Sharing, home: RefHome) -> None:
+        self._port = port
+        self._sharing = sharing
+        self._home = home
+        self._next_id = CallIds()
+        self._links: dict[ActorId, Link] = {}
+        self._labels: dict[ActorId, str] = {}
+        self._calls: dict[CallId, Link] = {}
+        self._streams: dict[CallId, Stream] = {}
+        self.settled_hook: Callable[[Pending, Link], None] = lambda call, link: None
+        """Told of each settled call (the task pool listens)."""
+        self.lost_hook: Callable[[Pending, Link, Executed], bool] = lambda call, link, executed: False
+        """Asked about each call that a death failed: True if it will be run elsewhere."""
+        self.idle_hook: Callable[[ActorId], None] = lambda actor: None
+        """Told when a link has no unsettled call left."""
+
+    # -- making calls ------------------------------------------------------------------------------------------------------
+
+    def link(self, actor: ActorId, label: str) -> Link:
+        """The link to an actor; the first use subscribes to its life."""
+        link = self._links.get(actor)
+        if link is None:
+            link = self._links[actor] = Link(actor, LIMITS.window)
+            self._labels[actor] = label
+            self._port.outlet.send(DAEMON, [pack(m.Watch(actor, self._port.me))])
+        return link
+
+    def unsettled(self, actor: ActorId) -> int:
+        link = self._links.get(actor)
+        return link.unsettled if link else 0
+
+    @property
+    def backlog(self) -> bool:
+        """Calls wait here for room: somebody must read replies."""
+        return any(link.waiting for link in self._links.values())
+
+    def submit(self, info: HandleInfo, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
+        returns = options.num_returns
+        call = self.prepare(method.name, args, kwargs, returns, options.max_task_retries, options)
+        with self._port.lock:
+            link = self.link(info.actor, label_of(info))
+            if 0 <= options.max_pending_calls <= link.unsettled:
+                raise PendingCallsLimitExceeded(
+                    f"{label_of(info)} has {link.unsettled} unanswered calls of this process; max_pending_calls={options.max_pending_calls}")
+            refs = [self._sharing.new_ref(id, info.actor, call.deadline) for id in call.returns]
+            stream = self._open_stream(call, info.actor) if call.streams else None
+            self.launch(link, call)
+        if stream is not None:
+            return stream
+        return refs[0] if returns == 1 else refs or None
+
+    def prepare(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, retries: int, options: Options) -> Pending:
+        """Encode a call; what cannot be pickled raises here, before anything is sent."""
+        packed = encode_call(args, kwargs)
+        call_id = self._next_id()
+        streams = returns == "streaming"
+        return Pending(
+            call_id, name, parcel(packed, self._port.arena),
+            () if streams else tuple(object_id(call_id, i) for i in range(returns)),
+            streams, retries, options.retry_exceptions,
+            None if options.timeout is None else time.monotonic() + options.timeout)
+
+    def _open_stream(self, call: Pending, actor: ActorId) -> ObjectRefGenerator[Any]:
+        self._streams[call.call_id] = Stream()
+        return ObjectRefGenerator(object_id(call.call_id), actor, self._home)
+
+    def open_stream(self, call: Pending, actor: ActorId) -> ObjectRefGenerator[Any]:
+        with self._port.lock:
+            return self._open_stream(call, actor)
+
+    def launch(self, link: Link, call: Pending) -> None:
+        """Send a prepared call, or queue it; the lock is held."""
+        if link.dead:
+            self._fail(call, link, "no")
+            return
+        self._calls[call.call_id] = link
+        if link.submit(call):
+            self._send(link, call)
+        elif link.ready and len(link.waiting) % 64 == 1:
+            self._port.inbox.drain()  # make room by reading replies
+            if link.waiting:
+                self._port.inbox.poke_pump()
+        elif len(link.waiting) == 1:
+            self._port.inbox.poke_pump()
+
+    def _send(self, link: Link, call: Pending) -> None:
+        port, peer = self._port, incarnation_peer(link.actor, link.incarnation)
+        deadline = None if call.deadline is None else max(0, int((call.deadline - time.monotonic()) * 1000))
+        notes = self._sharing.register(call.parcel.notes, peer) if call.parcel.notes else ()
+        header = m.Call(call.call_id, port.me, call.method, -1 if call.streams else len(call.returns), call.attempt, deadline, notes)
+        port.outlet.send(peer, [pack(header), *to_frames(call.parcel, port.arena, peer)])
+        if call.retries == 0 and not call.parcel.notes and call.parcel.block is not None:
+            call.parcel = Parcel(b"")  # sent once and never again: the lease alone keeps the block
+
+    def _flow(self, link: Link) -> None:
+        for call in link.flow():
+            self._send(link, call)
+
+    @property
+    def has_stream_waiters(self) -> bool:
+        return any(s.waiters for s in self._streams.values())
+
+    # -- what comes back -----------------------------------------------------------------------------------------------------
+
+    def on_reply(self, msg: m.Reply, frames: list[bytes]) -> None:
+        call_id = CallId(msg.call_id)
+        with self._port.lock:
+            link = self._calls.get(call_id)
+            call = link.sent.get(call_id) if link is not None else None
+            if link is None or call is None:
+                self._sharing.let_go(self._sharing.adopt(msg.refs))
+                return
+            if msg.status == m.ERROR and self._repeats(call, frames):
+                link.settle(call_id)
+                link.repeat(call)
+                self._flow(link)
+                return
+            if call.streams:
+                self._stream_item(call, msg, frames)
+            elif msg.status == m.CANCELLED:
+                self.settle_all(call, TaskCancelledError(f"{call.method} was cancelled"))
+            elif msg.index < len(call.returns):
+                ids = call.returns if msg.status == m.ERROR else call.returns[msg.index:msg.index + 1]
+                for id in ids:
+                    entry = self._sharing.table.get(id)
+                    if entry is not None:
+                        self._sharing.arrived(entry, msg.status, frames, msg.refs)
+                call.answered.add(msg.index)
+            if msg.last:
+                link.settle(call_id)
+                self._done(link, call)
+                self._flow(link)
+
+    def _done(self, link: Link, call: Pending) -> None:
+        self._calls.pop(call.call_id, None)
+        self.settled_hook(call, link)
+        if link.unsettled == 0:
+            self.idle_hook(link.actor)
+
+    def _repeats(self, call: Pending, frames: list[bytes]) -> bool:
+        if not call.retry_exceptions or call.retries == 0 or call.answered:
+            return False
+        if call.retry_exceptions is True:
+            return True
+        failure = open_parcel(from_frames(frames, self._port.arena))
+        return isinstance(failure, Failure) and isinstance(rebuild(failure), call.retry_exceptions)
+
+    def settle_all(self, call: Pending, error: BaseException) -> None:
+        for id in call.returns:
+            entry = self._sharing.table.get(id)
+            if entry is not None:
+                self._sharing.settle(entry, Status.FAILED, error=error)
+        if call.streams:
+            self._stream_failed(call, error)
+
+    def _fail(self, call: Pending, link: Link, executed: Executed) -> None:
+        self._calls.pop(call.call_id, None)
+        if self.lost_hook(call, link, executed):
+            return
+        cause = link.cause or DeathCause("unknown")
+        kind = ActorInitError if cause.reason == "init" else ActorDiedError
+        error = kind(self._labels.get(link.actor, link.actor), cause, executed, link.history)
+        if link.init_error is not None:
+            error.__cause__ = rebuild(link.init_error)
+        self.settle_all(call, error)
+
+    def on_update(self, msg: m.ActorUpdate, frames: list[bytes]) -> None:
+        """News of an actor's life. Deaths wait until every reply that came before them was read."""
+        link = self._links.get(ActorId(msg.actor))
+        if link is None:
+            return
+        if msg.state == Phase.READY.value:
+            with self._port.lock:
+                link.started(msg.incarnation)
+                self._flow(link)
+        elif msg.state in (Phase.RESTARTING.value, Phase.DEAD.value):
+            self._port.inbox.late.append(lambda: self._on_death(link, msg, frames))
+
+    def _on_death(self, link: Link, msg: m.ActorUpdate, frames: list[bytes]) -> None:
+        ring = frames[0] if frames else b""
+        begun = frozenset(ring[i:i + 8] for i in range(0, len(ring), 8)) - {bytes(8)}
+        with self._port.lock:
+            if msg.state == Phase.RESTARTING.value:
+                link.cause = DeathCause(*msg.cause)
+                lost: Lost = link.lost(msg.incarnation, begun)
+            else:
+                if len(frames) >= 3:
+                    link.init_error = open_parcel(from_frames(frames[1:], self._port.arena))
+                lost = link.died(begun, DeathCause(*msg.cause), tuple(DeathCause(*c) for c in msg.history))
+            for call, executed in lost.failed:
+                self._fail(call, link, executed)
+            if link.unsettled == 0:
+                self.idle_hook(link.actor)
+
+    def fail_everything(self, cause: DeathCause, error: BaseException | None = None) -> None:
+        """The cluster ends: settle all calls."""
+        with self._port.lock:
+            for link in self._links.values():
+                for call, executed in link.died(frozenset(), cause, ()).failed:
+                    if error is None:
+                        self._fail(call, link, executed)
+                    else:
+                        self._calls.pop(call.call_id, None)
+                        self.settle_all(call, error)
+
+    def forget(self, actor: ActorId) -> None:
+        """Nobody here has a handle any more."""
+        with self._port.lock:
+            link = self._links.get(actor)
+            if link is not None and link.unsettled == 0:
+                del self._links[actor]
+                self._labels.pop(actor, None)
+
+    # -- cancelling ------------------------------------------------------------------------------------------------------------
+
+    def cancel(self, call_id: CallId) -> Link | None:
+        """Drop a call that waits here, or ask its actor to interrupt it; the link if it was sent."""
+        with self._port.lock:
+            link = self._calls.get(call_id)
+            if link is None:
+                return None
+            waiting = link.drop(call_id)
+            if waiting is not None:
+                self.settle_all(waiting, TaskCancelledError(f"{waiting.method} was cancelled before it was sent"))
+                self._done(link, waiting)
+                return None
+            self._port.outlet.send(side(incarnation_peer(link.actor, link.incarnation)), [pack(m.Cancel(call_id))])
+            return link
+
+    # -- streams -----------------------------------------------------------------------------------------------------------------
+
+    def _stream_item(self, call: Pending, msg: m.Reply, frames: list[bytes]) -> None:
+        stream = self._streams.get(call.call_id)
+        if stream is None:
+            self._sharing.let_go(self._sharing.adopt(msg.refs))
+            return
+        told: list[Callable[[], None]] = []
+        if msg.status in (m.OK, m.ERROR):
+            id = object_id(call.call_id, msg.index)
+            entry = self._sharing.table.add(id, self._port.me, "")
+            entry.local += 1  # the stream's own, until the item is taken
+            self._sharing.arrived(entry, msg.status, frames, msg.refs)
+            told += stream.put(id)
+        elif msg.status == m.CANCELLED:
+            self._stream_failed(call, TaskCancelledError(f"{call.method} was cancelled"))
+        if msg.last:
+            told += stream.end()
+        for fn in told:
+            fn()
+
+    def _stream_failed(self, call: Pending, error: BaseException) -> None:
+        stream = self._streams.get(call.call_id)
+        if stream is None or stream.ended:
+            return
+        id = object_id(call.call_id, (1 << 31) + stream.taken + len(stream.ready))
+        entry = self._sharing.table.add(id, self._port.me, "")
+        entry.local += 1
+        self._sharing.settle(entry, Status.FAILED, error=error)
+        for fn in [*stream.put(id), *stream.end()]:
+            fn()
+
+    def stream_of(self, stream_id: ObjectId) -> Stream | None:
+        return self._streams.get(CallId(stream_id[:16]))
+
+    def stream_credit(self, stream_id: ObjectId, stream: Stream) -> None:
+        taken = stream.credit()
+        link = self._calls.get(CallId(stream_id[:16]))
+        if taken is not None and link is not None:
+            self._port.outlet.send(incarnation_peer(link.actor, link.incarnation), [pack(m.Credit(stream_id[:16], taken))])
+
+    def drop_stream(self, stream_id: ObjectId) -> None:
+        """The consumer is gone: free what was not taken, stop the producer."""
+        call_id = CallId(stream_id[:16])
+        with self._port.lock:
+            stream = self._streams.pop(call_id, None)
+            if stream is None:
+                return
+            self._sharing.let_go(tuple(stream.ready))
+            if not stream.ended:
+                self.cancel(call_id)
+
+
+def label_of(info: HandleInfo) -> str:
+    """How messages name an actor: its class, its name if it has one, the start of its id."""
+    return f"actor {info.class_name}" + (f" {info.name!r}" if info.name else "") + f" ({info.actor[:8]})"

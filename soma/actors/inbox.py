@@ -1,0 +1,174 @@
+"""Reading the mailbox: whoever waits, reads. No thread of its own unless nobody waits and somebody must.
+
+A thread that waits for something becomes the reader if there is none; it handles what comes for everybody and wakes the
+others. That saves two thread switches per call against a reader thread. The pump is the reader of last resort: it runs only
+while `needed()` says that unread messages matter to somebody (a callback, a queue to be sent) and no thread is in a wait.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from soma.transport.endpoint import Mailbox
+
+
+class Inbox:
+    """One mailbox, its readers, and the messages that are held back until everything else was read."""
+
+    def __init__(self, mailbox: Mailbox, handle: Callable[[list[bytes]], None], needed: Callable[[], bool]) -> None:
+        self._mailbox = mailbox
+        self._handle = handle
+        self._needed = needed
+        self._turn = threading.Condition(threading.Lock())
+        self._reader: int | None = None
+        self._followers = 0
+        self.late: list[Callable[[], None]] = []
+        """To be done when the mailbox is empty: deaths, after every reply that came before them."""
+        self._pump: threading.Thread | None = None
+        self._pump_event = threading.Event()
+        self._closed = False
+        self.handling = False
+        self.interrupted = False
+        """A signal came while a message was being handled; raised right after."""
+
+    def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
+        """Read and handle messages until `done()`; False if `timeout` seconds pass first."""
+        if done():
+            return True
+        end = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._turn:
+                self._followers += 1  # before looking: a reader that sees 0 here has settled what `done` looks at
+                try:
+                    while self._reader is not None:
+                        if done():
+                            return True
+                        left = None if end is None else end - time.monotonic()
+                        if left is not None and left <= 0:
+                            return False
+                        self._turn.wait(left)
+                finally:
+                    self._followers -= 1
+                self._reader = threading.get_ident()
+            try:
+                return self._read_until(done, end)
+            finally:
+                self._stand_down()
+
+    def _read_until(self, done: Callable[[], bool], end: float | None) -> bool:
+        box = self._mailbox
+        while not done():
+            if self.late:
+                if not box.poll(0):
+                    self._do_late()
+                    self._tell()
+                    continue
+            else:
+                left = None
+                if end is not None:
+                    left = end - time.monotonic()
+                    if left <= 0:
+                        return False
+                if not box.poll(left):
+                    continue
+            self._handle_one()
+            self._tell()
+            if self.interrupted:
+                self.interrupted = False
+                raise KeyboardInterrupt
+        return True
+
+    def _handle_one(self) -> None:
+        self.handling = True
+        try:
+            self._handle(self._mailbox.take())
+        finally:
+            self.handling = False
+
+    def _stand_down(self) -> None:
+        with self._turn:
+            self._reader = None
+            if self._followers:
+                self._turn.notify_all()
+
+    def _do_late(self) -> None:
+        todo, self.late = self.late, []
+        for fn in todo:
+            fn()
+
+    def _tell(self) -> None:
+        if self._followers:
+            with self._turn:
+                self._turn.notify_all()
+
+    def wake(self) -> None:
+        """Something that a waiter may wait for changed without a message."""
+        self._mailbox.wake()
+        self._tell()
+
+    def drain(self) -> None:
+        """Handle what has arrived, if nobody else reads; never waits."""
+        with self._turn:
+            if self._reader is not None:
+                return
+            self._reader = threading.get_ident()
+        try:
+            for _ in range(64):
+                if not self._mailbox.poll(0):
+                    self._do_late()
+                    return
+                self._handle_one()
+        finally:
+            self._stand_down()
+
+    # -- the pump ------------------------------------------------------------------------------------------------------
+
+    def poke_pump(self) -> None:
+        """There may be a need for a reader while nobody waits."""
+        if self._pump is None:
+            self._pump = threading.Thread(target=self._pump_loop, name="soma-pump", daemon=True)
+            self._pump.start()
+        self._pump_event.set()
+
+    def _pump_loop(self) -> None:
+        while True:
+            self._pump_event.wait()
+            if self._closed:
+                return
+            self._pump_event.clear()
+            self.wait_until(lambda: self._closed or not self._needed())
+
+    def close(self) -> None:
+        """Let the pump go and wait for it. Waits in other threads end by their own `done`."""
+        self._closed = True
+        self._pump_event.set()
+        self.wake()
+        if self._pump is not None and self._pump is not threading.current_thread():
+            self._pump.join()
+
+    # -- Ctrl-C --------------------------------------------------------------------------------------------------------
+
+    def guard_interrupts(self) -> Callable[[], None]:
+        """Keep Ctrl-C from tearing a half-read message. Replaces Python's own handler only; returns the undoing."""
+        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return lambda: None
+        main = threading.main_thread().ident
+
+        def on_interrupt(number: int, frame: FrameType | None) -> Any:
+            if self.handling and self._reader == main:
+                self.interrupted = True
+                return
+            raise KeyboardInterrupt
+
+        signal.signal(signal.SIGINT, on_interrupt)
+
+        def undo() -> None:
+            if signal.getsignal(signal.SIGINT) is on_interrupt and threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        return undo

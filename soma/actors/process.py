@@ -1,0 +1,192 @@
+"""An actor's process, from the fork to its end. Entered by `actor_main` in a fresh process; never returns.
+
+Order: runtime (sockets, side thread), constructor's call fetched from the creator, constructor, ActorReady, then calls until
+Stop, `exit_actor`, `sys.exit` or a signal.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soma.actors import current
+from soma.actors.blackbox import Recorder
+from soma.actors.caller import label_of
+from soma.actors.context import Identity, LeaveActor
+from soma.actors.execution import Executor, Job
+from soma.actors.failures import describe
+from soma.actors.modes import Async, Serial, Threaded
+from soma.actors.refs import ObjectRef
+from soma.actors.runtime import Runtime
+from soma.errors import DecodeError
+from soma.ids import DAEMON, ActorId, ObjectId, incarnation_peer
+from soma.transport import messages as m
+from soma.transport.arena import Arena
+from soma.transport.codec import encode
+from soma.transport.endpoint import ZmqWire
+from soma.transport.frames import pack
+from soma.transport.values import parcel, to_frames
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a new process is told."""
+
+    directory: str
+    actor: str
+    incarnation: int
+    class_name: str
+    creator: str
+    payload: bytes
+    """Object id of the constructor's call; empty for a task worker."""
+    node: str
+    namespace: str
+    totals: Mapping[str, float]
+    arena_bytes: int
+    threads: int
+    env: Mapping[str, str]
+
+
+def actor_main(start: Start, blackbox_fd: int) -> None:
+    """Be the actor. Ends by `os._exit`: what the forkserver's process had registered for its own exit is not ours."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the driver's affair
+    faulthandler.enable(file=sys.stderr)
+    _limit_threads(start.threads)
+    code = 1
+    try:
+        code = _Process(start, blackbox_fd).live()
+    except BaseException:  # noqa: BLE001 - the last line of this process: say it and end
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+
+def _limit_threads(n: int) -> None:
+    """Give numeric libraries that were loaded before the fork the threads that were asked for."""
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(n)
+    if n > 1:
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(n)
+
+
+class _Process:
+    def __init__(self, start: Start, blackbox_fd: int) -> None:
+        self._start = start
+        self._me = incarnation_peer(ActorId(start.actor), start.incarnation)
+        self._identity = Identity(self._me, "actor", start.node, start.namespace, start.totals)
+        directory = Path(start.directory)
+        self._runtime = Runtime(ZmqWire(directory), self._identity, Arena(start.arena_bytes, directory))
+        current.set_engine(self._runtime)
+        self._recorder = Recorder(blackbox_fd)
+
+    def live(self) -> int:
+        """Construct, serve, end; the exit code."""
+        try:
+            mode = self._construct()
+        except _Failed as e:
+            return self._leave("init", 1) if not e.args else int(e.args[0])
+        try:
+            mode.loop()
+        except LeaveActor:
+            return self._leave("exit_actor", 0)
+        except SystemExit as e:
+            return self._leave("exited", _exit_code(e))
+        return self._leave("killed", 0)
+
+    def _leave(self, reason: str, code: int) -> int:
+        self._runtime.port.outlet.send(DAEMON, [pack(m.Leaving(self._me, reason, code))])
+        self._runtime.shutdown()
+        return code
+
+    def _construct(self) -> Serial | Threaded | Async:
+        start, runtime = self._start, self._runtime
+        label = f"actor {start.class_name} ({start.actor[:8]})"
+        try:
+            if start.payload:
+                ref: ObjectRef[Any] = runtime.rebuild_ref(ObjectId(start.payload), start.creator, "")
+                cls, args, kwargs, info, plan = runtime.get([ref], None)[0]
+                label = label_of(info)
+                object.__setattr__(self._identity, "actor", info)
+            else:
+                cls, args, kwargs, plan = _task_worker()
+            executor = Executor(runtime, label, self._recorder)
+            mode = self._mode(executor, plan, getattr(self._identity.actor, "methods", {}))
+            args, kwargs = executor.resolve(args, kwargs)
+            executor.instance = cls(*args, **kwargs)
+        except (SystemExit, LeaveActor) as e:
+            raise _Failed(self._leave("exited" if isinstance(e, SystemExit) else "exit_actor", _exit_code(e))) from None
+        except BaseException as e:  # noqa: BLE001 - whatever a constructor raises is its callers'
+            self._report(e, label)
+            raise _Failed from None
+        runtime.port.outlet.send(DAEMON, [pack(m.ActorReady(start.actor, start.incarnation, ""))])
+        return mode
+
+    def _report(self, e: BaseException, label: str) -> None:
+        failure = describe(e, f"{label}, pid {os.getpid()}, node {self._start.node}, the constructor", skip=0 if isinstance(e, DecodeError) else 1)
+        frames = to_frames(parcel(encode(failure), None), None, DAEMON)
+        text = f"{failure.type_name}: {failure.message}\n\n{failure.traceback_text}"
+        message = m.ActorReady(self._start.actor, self._start.incarnation, text[-16_000:])
+        self._runtime.port.outlet.send(DAEMON, [pack(message), *frames])
+
+    def _mode(self, x: Executor, plan: Mapping[str, Any], methods: Mapping[str, Any]) -> Serial | Threaded | Async:
+        groups: dict[str, int] = plan["groups"]
+        group_of = {name: spec.group for name, spec in methods.items()}
+        unknown = {g for g in group_of.values() if g is not None} - set(groups)
+        if unknown:
+            raise ValueError(f"concurrency_group {sorted(unknown)} is not among concurrency_groups {sorted(groups)}")
+        mode: Serial | Threaded | Async
+        if plan["is_async"]:
+            mode = Async(x, plan["concurrency"], groups, group_of)
+        elif plan["concurrency"] > 1 or groups:
+            mode = Threaded(x, plan["concurrency"], groups, group_of)
+        else:
+            mode = Serial(x)
+
+        def on_call(msg: m.Call, frames: list[bytes]) -> None:
+            job = x.accepted[msg.call_id] = Job(msg, frames)
+            mode.accept(job)
+
+        def on_cancel(msg: m.Cancel) -> None:
+            x.mark_cancelled(msg.call_id)
+            mode.cancel(msg.call_id)
+
+        handlers = self._runtime.handlers
+        handlers[m.Call] = on_call
+        handlers[m.Credit] = mode.on_credit if isinstance(mode, Async) else x.on_credit
+        handlers[m.Stop] = lambda msg, frames: mode.stop()
+        self._runtime.side.handlers[m.Cancel] = on_cancel
+        return mode
+
+
+class _Failed(Exception):
+    """The constructor did not come through; what is to be said was said."""
+
+
+def _task_worker() -> tuple[type, tuple[Any, ...], dict[str, Any], dict[str, Any]]:
+    from soma.actors.pool import TaskWorker
+
+    return TaskWorker, (), {}, {"concurrency": 1, "groups": {}, "is_async": False}
+
+
+def _exit_code(e: BaseException) -> int:
+    code = e.code if isinstance(e, SystemExit) else 0
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code
+    print(code, file=sys.stderr)
+    return 1
+
+

@@ -1,0 +1,399 @@
+"""`Runtime`: one process's part in a cluster of processes; implements the `Engine` verbs for drivers and actors alike.
+
+It owns the process's sockets, arena and threads, in this order: wire, arena, outlet, mailbox, side mailbox, side thread. `close`
+goes back the same way. What the parts do is theirs: `sharing` (values and refs), `caller` (calls), `pool` (tasks).
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from soma.actors.caller import Caller
+from soma.actors.creation import create
+from soma.actors.context import CALL, Identity, LeaveActor
+from soma.actors.engine import ActorSpec, HandleInfo
+from soma.actors.inbox import Inbox
+from soma.actors.methods import MethodSpec
+from soma.actors.objects import Entry, Status
+from soma.actors.options import Options
+from soma.actors.placing import check_feasible, placing
+from soma.actors.pool import TaskPool
+from soma.actors.refs import ObjectRef, ObjectRefGenerator
+from soma.actors.sharing import Port, Sharing, side
+from soma.actors.side import SideThread
+from soma.actors.travel import handle_object
+from soma.actors.waiting import Waiting
+from soma.errors import ClusterLostError, DeathCause, GetTimeoutError, NotInitializedError, PlacementError, SomaError
+from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
+from soma.transport import messages as m
+from soma.transport.arena import Arena
+from soma.transport.codec import decode, encode
+from soma.transport.endpoint import Wire
+from soma.transport.frames import check_parts, pack, unpack
+from soma.transport.values import parcel
+
+
+class Runtime:
+    """One process of a cluster."""
+
+    def __init__(self, wire: Wire, identity: Identity, arena: Arena) -> None:
+        self.identity = identity
+        self.namespace = identity.namespace
+        self._wire = wire
+        self.port = Port(identity.peer, wire.outlet(identity.peer), arena, threading.RLock())
+        self.mailbox = wire.mailbox(identity.peer)
+        self.inbox = self.port.inbox = Inbox(self.mailbox, self._on_message, self._needs_reader)
+        self.sharing = Sharing(self.port, self)
+        self.caller = Caller(self.port, self.sharing, self)
+        self.pool = TaskPool(self.port, self.sharing, self.caller, self.ask)
+        self.caller.settled_hook, self.caller.lost_hook = self.pool.on_settled, self.pool.on_lost
+        self.caller.idle_hook = self._link_idle
+        self.waiting = Waiting(self.port)
+        self._answers: dict[bytes, Callable[[m.Answer], None]] = {}
+        self._request_ids = CallIds()
+        self._dropped_streams: deque[ObjectId] = deque()
+        self._next_put = CallIds()
+        self.lost: BaseException | None = None
+        self._closed = False
+        self.refused = 0
+        """Messages that broke the wire format."""
+        self.handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
+            m.Reply: self.caller.on_reply, m.ActorUpdate: self.caller.on_update, m.ObjectValue: self.sharing.on_object_value,
+            m.Answer: self._on_answer, m.Deadlock: self.waiting.on_deadlock,
+        }
+        self.side = SideThread(wire.mailbox(side(identity.peer)), self)
+        self.port.wake_side = self.side.wake
+        self.port.outlet.send(DAEMON, [pack(m.Hello(identity.peer, self.side.pid, identity.role))])
+        self.side.start()
+
+    # -- messages ------------------------------------------------------------------------------------------------------------
+
+    def _on_message(self, frames: list[bytes]) -> None:
+        try:
+            check_parts(frames)
+            if len(frames) < 2:
+                raise SomaError("no header")
+            msg = unpack(frames[1])
+            handler = self.handlers.get(type(msg))
+            if handler is None:
+                raise SomaError(f"{type(msg).__name__} is not for this mailbox")
+        except SomaError as e:
+            self.refuse(frames[0], e)
+            return
+        handler(msg, frames[2:])
+
+    def refuse(self, sender: bytes, why: SomaError) -> None:
+        """A message that breaks the format: counted, and said once per sender."""
+        self.refused += 1
+        self.side.complain(sender, why)
+
+    def _needs_reader(self) -> bool:
+        return not self._closed and (self.sharing.table.watched > 0 or self.caller.backlog or self.pool.backlog or bool(self._answers)
+                                     or self.caller.has_stream_waiters or bool(self.inbox.late))
+
+    def ask(self, then: Callable[[m.Answer], None]) -> bytes:
+        """A new request id whose answer goes to `then`."""
+        request = bytes(self._request_ids())
+        self._answers[request] = then
+        return request
+
+    def _on_answer(self, msg: m.Answer, frames: list[bytes]) -> None:
+        then = self._answers.pop(msg.request, None)
+        if then is not None:
+            if frames:
+                msg.fields["body"] = frames[0]
+            then(msg)
+
+    def request(self, make: Callable[[bytes], Any], frames: Sequence[bytes] = (), timeout: float | None = 30.0) -> m.Answer:
+        """Ask the daemon and wait; its errors are raised."""
+        got: list[m.Answer] = []
+        request = self.ask(got.append)
+        self.port.outlet.send(DAEMON, [pack(make(request)), *frames])
+        if not self.inbox.wait_until(lambda: bool(got) or self.lost is not None, timeout) or not got:
+            self._answers.pop(request, None)
+            raise self.lost or GetTimeoutError(f"the daemon did not answer within {timeout:g} s")
+        answer = got[0]
+        if answer.error:
+            kinds: dict[str, type[Exception]] = {"ValueError": ValueError, "PlacementError": PlacementError}
+            raise kinds.get(answer.error, SomaError)(answer.text)
+        return answer
+
+    def check(self) -> None:
+        if self.lost is not None:
+            raise self.lost
+        if self._closed:
+            raise NotInitializedError("this cluster was shut down")
+
+    # -- actors ----------------------------------------------------------------------------------------------------------------
+
+    def create_actor(self, spec: ActorSpec) -> HandleInfo:
+        self.check()
+        self.sharing.collect()
+        return create(self, spec)
+
+    def submit(self, target: HandleInfo, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
+        if self.lost is not None or self._closed:
+            self.check()
+        if self.sharing._dropped:
+            self.sharing.collect()
+        return self.caller.submit(target, method, args, kwargs, options)
+
+    def submit_task(self, fn: Callable[..., Any], spec: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
+        self.check()
+        self.sharing.collect()
+        needs = placing(options, default_cpus=1.0)
+        check_feasible(f"task {spec.name}", needs, self.identity.totals)
+        return self.pool.submit(fn, spec, args, kwargs, options, needs)
+
+    def kill(self, actor: ActorId, no_restart: bool) -> None:
+        self.check()
+        self.port.outlet.send(DAEMON, [pack(m.Kill(actor, no_restart, "killed", False))])
+
+    def find_actor(self, name: str, namespace: str | None) -> HandleInfo:
+        self.check()
+        answer = self.request(lambda r: m.FindActor(r, self.port.me, name, namespace or self.namespace))
+        info = decode(answer.fields["body"], ())
+        assert isinstance(info, HandleInfo)
+        with self.port.lock:
+            entry = self.sharing.table.add(handle_object(info.actor), info.creator, "")
+            if info.creator != self.port.me:
+                entry.registered += 1
+                self.port.outlet.send(side(info.creator), [pack(m.Hold(entry.id, self.port.me, +1))])
+        return info
+
+    def hold(self, info: HandleInfo) -> None:
+        with self.port.lock:
+            self.sharing.table.add(handle_object(info.actor), info.creator, "").local += 1
+
+    def drop(self, info: HandleInfo) -> None:
+        if not self._closed:
+            self.sharing.drop_ref(handle_object(info.actor))
+            self.side.wake()
+
+    def _link_idle(self, actor: ActorId) -> None:
+        """All calls of a link are settled: a handle that was dropped meanwhile may go now."""
+        entry = self.sharing.table.get(handle_object(actor))
+        if entry is None:
+            self.caller.forget(actor)
+        elif entry.local <= 0:
+            self.sharing.table.free_if_unused(entry)
+
+    def exit_actor(self) -> None:
+        if self.identity.actor is None:
+            raise RuntimeError("exit_actor() outside an actor: use soma.kill(handle) or soma.shutdown()")
+        raise LeaveActor
+
+    # -- values ----------------------------------------------------------------------------------------------------------------
+
+    def put(self, value: Any) -> ObjectRef[Any]:
+        self.check()
+        self.sharing.collect()
+        kept = parcel(encode(value), self.port.arena)
+        with self.port.lock:
+            id = object_id(self._next_put())
+            ref = self.sharing.new_ref(id, "")
+            entry = self.sharing.table.add(id, self.port.me, "")
+            self.sharing.table.settle(entry, Status.VALUE, kept)
+        return ref
+
+    def get(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        if self.sharing._dropped:
+            self.sharing.collect()
+        entries = self._entries(refs)
+        position = 0
+
+        def settled() -> bool:
+            nonlocal position
+            while position < len(entries) and entries[position].status is not Status.PENDING:
+                if entries[position].status is not Status.VALUE:
+                    return True
+                position += 1
+            return position == len(entries)
+
+        if not settled():
+            self._wait(settled, entries, timeout, every=True)
+        return [self.sharing.value(e) for e in entries[:position + 1]]
+
+    def _entries(self, refs: Sequence[ObjectRef[Any]]) -> list[Entry]:
+        with self.port.lock:
+            entries = [self.sharing._entry(r.id, r.owner, r.producer) for r in refs]
+            for entry in entries:
+                self.sharing.want(entry)
+        return entries
+
+    def _wait(self, settled: Callable[[], bool], entries: list[Entry], timeout: float | None, *, every: bool) -> None:
+        """Wait for values; raises GetTimeoutError, DeadlockError, or KeyboardInterrupt after cancelling them."""
+        deadlines = [e.deadline for e in entries if e.deadline is not None and e.status is Status.PENDING]
+        own = None if timeout is None else time.monotonic() + timeout
+        end = min([*deadlines, *([] if own is None else [own])], default=None)
+        left = None if end is None else max(0.0, end - time.monotonic())
+        try:
+            done = self.waiting.wait(settled, left, entries, every, CALL.get())
+        except KeyboardInterrupt:
+            for e in entries:
+                if e.status is Status.PENDING and e.owner == self.port.me:
+                    self._cancel_call(CallId(e.id[:16]), force=False)
+            raise
+        if done:
+            return
+        missing = sum(e.status is Status.PENDING for e in entries)
+        if own is not None and end == own:
+            raise GetTimeoutError(f"{missing} of {len(entries)} values were not there after {timeout:g} s")
+        for e in entries:
+            if e.deadline is not None and e.deadline <= time.monotonic() and e.status is Status.PENDING:
+                self._cancel_call(CallId(e.id[:16]), force=False)
+                self.sharing.settle(e, Status.FAILED, error=GetTimeoutError("the call took longer than its timeout= and was cancelled"))
+        if not settled():
+            self._wait(settled, entries, None if own is None else max(0.0, own - time.monotonic()), every=every)
+
+    def wait(self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, /) -> set[int]:
+        self.sharing.collect()
+        entries = self._entries(refs)
+        count = [sum(e.status is not Status.PENDING for e in entries)]
+
+        def one_more() -> None:
+            count[0] += 1
+
+        with self.port.lock:
+            watched = [e for e in entries if self.sharing.table.watch(e, one_more)]
+            count[0] = len(entries) - len(watched)
+        try:
+            self._wait(lambda: count[0] >= num_returns, entries, timeout, every=False)
+        except GetTimeoutError:
+            pass  # wait() reports by what it returns
+        finally:
+            with self.port.lock:
+                for e in watched:
+                    self.sharing.table.unwatch(e, one_more)
+        return {i for i, e in enumerate(entries) if e.status is not Status.PENDING}
+
+    def on_done(self, ref: ObjectRef[Any], fn: Callable[[], None]) -> None:
+        entry = self._entries([ref])[0]
+        with self.port.lock:
+            watched = self.sharing.table.watch(entry, fn)
+        if watched:
+            self.inbox.poke_pump()
+        else:
+            fn()
+
+    def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
+        return self.sharing.rebuild_ref(id, owner, producer)
+
+    def drop_ref(self, ref_id: ObjectId, owner: str) -> None:
+        if not self._closed:
+            self.sharing.drop_ref(ref_id)
+
+    def cancel(self, ref: Any, force: bool) -> None:
+        self.check()
+        if getattr(ref, "owner", self.port.me) != self.port.me:
+            raise ValueError("soma.cancel: only the process that made a call can cancel it")
+        self._cancel_call(CallId(ref.id[:16]), force)
+
+    def _cancel_call(self, call_id: CallId, force: bool) -> None:
+        if self.pool.cancel(call_id):
+            return
+        link = self.caller.cancel(call_id)
+        if link is not None and force:
+            self.port.outlet.send(DAEMON, [pack(m.Kill(link.actor, False, "cancelled", False))])
+
+    # -- streams ---------------------------------------------------------------------------------------------------------------
+
+    def stream_next(self, stream: ObjectRefGenerator[Any], timeout: float | None) -> ObjectRef[Any]:
+        state = self.caller.stream_of(stream.id)
+        if state is None:
+            raise StopIteration
+        if not state.ready and not state.ended and not self.inbox.wait_until(
+                lambda: bool(state.ready) or state.ended or self.lost is not None, timeout):
+            raise GetTimeoutError("no further item yet")
+        with self.port.lock:
+            item = state.take()
+            if item is None:
+                raise self.lost if self.lost is not None and not state.ended else StopIteration
+            self.caller.stream_credit(stream.id, state)
+        return ObjectRef(item, self.port.me, stream.producer, self)
+
+    def on_stream(self, stream: ObjectRefGenerator[Any], fn: Callable[[], None]) -> None:
+        with self.port.lock:
+            state = self.caller.stream_of(stream.id)
+            if state is not None and not state.ready and not state.ended:
+                state.waiters.append(fn)
+                self.inbox.poke_pump()
+                return
+        fn()
+
+    def drop_stream(self, stream_id: ObjectId) -> None:
+        if not self._closed:
+            self._dropped_streams.append(stream_id)
+            self.side.wake()
+
+    def collect(self) -> None:
+        """What finalizers left to do; the side thread calls it."""
+        while self._dropped_streams:
+            self.caller.drop_stream(self._dropped_streams.popleft())
+        self.sharing.collect()
+        self.port.arena.sweep()
+
+    # -- the cluster -----------------------------------------------------------------------------------------------------------
+
+    def resources(self, *, available: bool) -> dict[str, float]:
+        self.check()
+        if not available:
+            return dict(self.identity.totals)
+        return {str(k): float(v) for k, v in self.request(lambda r: m.Ask(r, self.port.me, "available")).fields.items()}
+
+    def status(self) -> dict[str, Any]:
+        self.check()
+        answer = self.request(lambda r: m.Ask(r, self.port.me, "status"))
+        stats = self.port.arena.stats()
+        here = {"refs": len(self.sharing.table), "arena_used": stats.used, "arena_capacity": stats.capacity, "leases": stats.leases,
+                "refused_messages": self.refused}
+        return {**json.loads(answer.fields["body"]), "driver": here}
+
+    def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
+        self.check()
+        first = not self.side.listeners
+        self.side.listeners.append(fn)
+        if first:
+            self.request(lambda r: m.Ask(r, self.port.me, "events"))
+        return lambda: self.side.listeners.remove(fn) if fn in self.side.listeners else None
+
+    def context(self) -> Mapping[str, Any]:
+        call, actor = CALL.get(), self.identity.actor
+        return {"actor_id": actor.actor if actor else None, "actor_name": actor.name if actor else None, "node_id": self.identity.node,
+                "task_id": call.call_id.hex() if call else None, "attempt": call.attempt if call else 0, "namespace": self.namespace,
+                "is_driver": self.identity.role == "driver", "handle_info": actor}
+
+    def cluster_lost(self, error: BaseException) -> None:
+        """The daemon is gone: everything that waits hears of it."""
+        if self._closed or self.lost is not None:
+            return
+        self.lost = error
+        self.settle_everything(error)
+
+    def settle_everything(self, error: BaseException) -> None:
+        cause = DeathCause("shutdown", detail=str(error))
+        self.pool.fail_everything(error)
+        self.caller.fail_everything(cause, error)
+        for entry in self.sharing.table.values():
+            if entry.status is Status.PENDING and entry.on_free is None:
+                self.sharing.settle(entry, Status.FAILED, error=error)
+        self.inbox.wake()
+
+    def shutdown(self) -> None:
+        """Let this process leave the cluster. A driver's launcher ends the daemon as well (see `daemon.launch`)."""
+        with self.port.lock:
+            if self._closed:
+                return
+            self._closed = True
+        self.settle_everything(self.lost or ClusterLostError("soma.shutdown() was called"))
+        self.side.close()
+        self.inbox.close()
+        self.mailbox.close()
+        self.port.outlet.close(1.0)
+        self._wire.close()
+        self.port.arena.close()

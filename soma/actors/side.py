@@ -1,0 +1,100 @@
+"""The side thread: serves what must not wait for the user's code. Cancels, fetches, reference counts, deaths, log lines.
+
+It blocks in the side mailbox and runs no user code but event listeners.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from soma.errors import SomaError
+from soma.transport import messages as m
+from soma.transport.endpoint import Mailbox
+from soma.transport.frames import check_parts, unpack
+
+if TYPE_CHECKING:
+    from soma.actors.runtime import Runtime
+
+log = logging.getLogger("soma")
+
+
+class SideThread:
+    """One thread, one mailbox. `handlers` may be extended before `start`."""
+
+    def __init__(self, mailbox: Mailbox, runtime: Runtime) -> None:
+        self._mailbox = mailbox
+        self._runtime = runtime
+        self.pid = os.getpid()
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._complained: set[bytes] = set()
+        self._closed = False
+        sharing = runtime.sharing
+        self.handlers: dict[type, Callable[[Any], None]] = {
+            m.Fetch: sharing.on_fetch, m.Hold: sharing.on_hold, m.PeerDied: lambda msg: sharing.on_peer_died(msg.peer),
+            m.LogLines: show, m.Event: self._on_event,
+        }
+        self._thread = threading.Thread(target=self._loop, name="soma-side", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Have `Runtime.collect` called soon. Safe in finalizers."""
+        if not self._closed:
+            self._mailbox.wake()
+
+    def complain(self, sender: bytes, why: Exception) -> None:
+        """Log a refused message, once for each sender."""
+        if sender not in self._complained and len(self._complained) < 256:
+            self._complained.add(sender)
+            log.warning("refused a message from %r: %s (further ones from it are only counted)", sender[:32], why)
+
+    def _loop(self) -> None:
+        while not self._closed:
+            frames = self._mailbox.recv(None)
+            if frames is None:
+                self._runtime.collect()
+                continue
+            try:
+                check_parts(frames)
+                if len(frames) < 2:
+                    raise SomaError("no header")
+                msg = unpack(frames[1])
+                handler = self.handlers.get(type(msg))
+                if handler is None:
+                    raise SomaError(f"{type(msg).__name__} is not for the side mailbox")
+            except SomaError as e:
+                self._runtime.refuse(frames[0], e)
+                continue
+            handler(msg)
+
+    def _on_event(self, msg: m.Event) -> None:
+        for fn in list(self.listeners):
+            try:
+                fn(dict(msg.fields))
+            except Exception:
+                log.exception("an event listener raised; it stays subscribed")
+
+    def close(self) -> None:
+        self._closed = True
+        self._mailbox.wake()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+        self._mailbox.close()
+
+
+def show(msg: m.LogLines) -> None:
+    """Print an actor's lines where its driver prints."""
+    out = sys.stderr if msg.stream == "stderr" else sys.stdout
+    prefix = f"({msg.label} pid={msg.pid}) "
+    text = "".join(f"{prefix}{line}\n" for line in msg.lines)
+    if msg.dropped:
+        text += f"{prefix}[{msg.dropped} lines are only in its log file: too many at once]\n"
+    if out is not None:
+        out.write(text)
+        out.flush()

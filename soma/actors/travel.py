@@ -1,0 +1,65 @@
+"""How refs and handles travel inside values: as names, rebuilt by whichever engine runs where they arrive.
+
+Importing this module registers the reducers with the codec. Each leaves the live object among the notes of the encoded value,
+so that whoever keeps the bytes also keeps what they name.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from soma.actors import current
+from soma.actors.engine import Engine, HandleInfo
+from soma.actors.handle import ActorHandle
+from soma.actors.refs import ObjectRef
+from soma.errors import NotInitializedError
+from soma.ids import ActorId, ObjectId
+from soma.transport import codec
+
+Note = tuple[bytes, str, str]
+"""What a message says of a ref or handle inside a value: object id, owner, producer."""
+
+
+def handle_object(actor: ActorId) -> ObjectId:
+    """The object that stands for an actor's handles; counted like any other by the actor's creator."""
+    return ObjectId(actor.encode() + b"\xff\xff\xff\xff")
+
+
+def note_of(thing: Any) -> Note:
+    """The note of a live ref or handle; one that is a note already stays as it is."""
+    if isinstance(thing, ObjectRef):
+        return bytes(thing.id), thing.owner, thing.producer
+    if isinstance(thing, ActorHandle):
+        info = thing._info
+        return bytes(handle_object(info.actor)), info.creator, info.actor
+    id, owner, producer = thing
+    return id, owner, producer
+
+
+def _engine() -> Engine:
+    engine = current.peek()
+    if engine is None:
+        raise NotInitializedError("a ref or a handle arrived where no cluster runs")
+    return engine
+
+
+def _rebuild_ref(id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
+    return _engine().rebuild_ref(id, owner, producer)
+
+
+def _rebuild_handle(info: HandleInfo) -> ActorHandle[Any]:
+    return _engine().rebuild_handle(info)
+
+
+def _reduce_ref(ref: ObjectRef[Any], notes: list[object]) -> tuple[Any, ...]:
+    notes.append(ref)
+    return _rebuild_ref, (ref.id, ref.owner, ref.producer)
+
+
+def _reduce_handle(handle: ActorHandle[Any], notes: list[object]) -> tuple[Any, ...]:
+    notes.append(handle)
+    return _rebuild_handle, (handle._info,)
+
+
+codec.register(ObjectRef, _reduce_ref)
+codec.register(ActorHandle, _reduce_handle)

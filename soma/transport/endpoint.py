@@ -1,0 +1,213 @@
+"""A process's sockets: a mailbox that others write to, and an outlet that writes to others' mailboxes.
+
+Messages go one way. The mailbox is a bound ROUTER read by one thread at a time; the outlet is a ROUTER that connects to each
+peer under that peer's name, and may be used by any thread. Neither has a high-water mark (a ROUTER drops silently past it):
+what is in flight is bounded by the callers' windows. zmq never appears above this layer; its errors become soma's.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import zmq
+
+from soma.config import LIMITS
+from soma.errors import ClusterError
+from soma.transport.security import check_endpoint, private_umask
+
+Frame = bytes | bytearray | memoryview
+
+
+class Mailbox(Protocol):
+    """Where messages arrive. One reader at a time; `wake` from anywhere."""
+
+    def recv(self, timeout: float | None) -> list[bytes] | None:
+        """The next message as [sender, header, …], or None after `timeout` seconds or a `wake`."""
+
+    def poll(self, timeout: float | None) -> bool: ...
+    def take(self) -> list[bytes]: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class Outlet(Protocol):
+    """How messages leave. Thread-safe; never blocks."""
+
+    def connect(self, peer: str) -> None: ...
+    def send(self, peer: str, frames: Sequence[Frame]) -> None: ...
+    def disconnect(self, peer: str) -> None: ...
+    def close(self, linger: float = 0.0) -> None: ...
+
+
+class Wire(Protocol):
+    """A way to make mailboxes and outlets that reach each other: ZeroMQ over a directory, or the in-process fake."""
+
+    def mailbox(self, name: str) -> Mailbox: ...
+    def outlet(self, name: str) -> Outlet: ...
+    def close(self) -> None: ...
+
+
+class Waker:
+    """A file descriptor that becomes readable when somebody calls `set`. Safe in finalizers and signal handlers."""
+
+    def __init__(self) -> None:
+        if hasattr(os, "eventfd"):
+            self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        else:
+            self.fd, self._write_fd = os.pipe()
+            os.set_blocking(self.fd, False)
+            os.set_blocking(self._write_fd, False)
+        self._open = True
+
+    def set(self) -> None:
+        if self._open:
+            try:
+                os.write(self._write_fd, b"\x01\0\0\0\0\0\0\0")
+            except BlockingIOError:
+                return  # it is set already
+
+    def clear(self) -> None:
+        try:
+            os.read(self.fd, 64)
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            for fd in {self.fd, self._write_fd}:
+                os.close(fd)
+
+
+class ZmqMailbox:
+    """A bound ROUTER and a waker."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
+        self._address = address
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.RCVHWM, 0)  # before bind: options set later do not apply
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, LIMITS.message_bytes)
+        self._socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        self._waker = Waker()
+        self._items = [(self._socket, zmq.POLLIN), (self._waker.fd, zmq.POLLIN)]
+        try:
+            with private_umask():
+                self._socket.bind(address)
+        except zmq.ZMQError as e:
+            self.close()
+            raise ClusterError(f"cannot bind {address}: {e}") from None
+
+    @property
+    def socket(self) -> zmq.Socket[bytes]:
+        return self._socket
+
+    def poll(self, timeout: float | None) -> bool:
+        """True when `take` has something; False after `timeout` seconds or a `wake`."""
+        for item, _ in zmq.zmq_poll(self._items, -1 if timeout is None else max(0, int(timeout * 1000 + 0.999))):
+            if item is self._socket:
+                return True
+            self._waker.clear()
+        return False
+
+    def take(self) -> list[bytes]:
+        """The message that `poll` promised."""
+        return self._socket.recv_multipart(zmq.NOBLOCK)
+
+    def recv(self, timeout: float | None) -> list[bytes] | None:
+        return self.take() if self.poll(timeout) else None
+
+    def wake(self) -> None:
+        self._waker.set()
+
+    def close(self) -> None:
+        if not self._socket.closed:
+            self._socket.close(0)
+            self._waker.close()
+            if self._address.startswith("ipc://"):
+                Path(self._address[6:]).unlink(missing_ok=True)
+
+
+class ZmqOutlet:
+    """One ROUTER with a named connection to each peer."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], name: str, address_of: Callable[[str], str]) -> None:
+        self._socket = context.socket(zmq.ROUTER)
+        self._socket.setsockopt(zmq.SNDHWM, 0)
+        self._socket.setsockopt(zmq.RCVHWM, 0)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.IDENTITY, name.encode())
+        self._socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self._address_of = address_of
+        self._peers: dict[str, bytes | None] = {}
+        """None marks a peer that is gone; names are never used twice."""
+        self._lock = threading.Lock()
+
+    def connect(self, peer: str) -> None:
+        """Make a connection ahead of the first message; idempotent."""
+        with self._lock:
+            if peer not in self._peers and not self._socket.closed:
+                self._connect(peer)
+
+    def _connect(self, peer: str) -> bytes:
+        name = peer.encode()
+        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, name)
+        self._socket.connect(self._address_of(peer))
+        self._peers[peer] = name
+        return name
+
+    def send(self, peer: str, frames: Sequence[Frame]) -> None:
+        """Hand a message over; what is sent to a peer that is gone is dropped (its death is the supervisor's word)."""
+        with self._lock:
+            if self._socket.closed:
+                return
+            name = self._peers.get(peer)
+            if name is None:
+                if peer in self._peers:
+                    return
+                name = self._connect(peer)
+            try:
+                self._socket.send_multipart([name, *frames], zmq.NOBLOCK)
+            except zmq.ZMQError as e:
+                if e.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                    raise ClusterError(f"cannot send to {peer}: {e}") from None
+
+    def disconnect(self, peer: str) -> None:
+        """The peer is gone for good: end the connection, drop what is sent to it from now on."""
+        with self._lock:
+            known = self._peers.get(peer)
+            self._peers[peer] = None
+            if known is not None and not self._socket.closed:
+                self._socket.disconnect(self._address_of(peer))
+
+    def close(self, linger: float = 0.0) -> None:
+        with self._lock:
+            self._socket.close(int(linger * 1000))
+
+
+class ZmqWire:
+    """Mailboxes as sockets in one private directory: `ipc://<directory>/<name>`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    def address_of(self, name: str) -> str:
+        return f"ipc://{self._directory}/{name}"
+
+    def mailbox(self, name: str) -> ZmqMailbox:
+        check_endpoint(self.address_of(name), curve=False)
+        return ZmqMailbox(self._context, self.address_of(name))
+
+    def outlet(self, name: str) -> ZmqOutlet:
+        return ZmqOutlet(self._context, name, self.address_of)
+
+    def close(self) -> None:
+        """Wait until lingering messages left, then end the I/O thread. Every socket must be closed before."""
+        self._context.term()

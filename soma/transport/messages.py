@@ -1,0 +1,306 @@
+"""Every message of the wire, one frozen dataclass each. Numbers are append-only.
+
+A message is a header; most carry a value behind it (see `transport.values`): `[header] [segments] [body] [buffer]…`.
+Field types are exact: the header is refused when a field has another. Tuples and dicts are bounded in depth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from soma.transport.frames import message
+
+# -- between callers and actors, read from the mailbox ----------------------------------------------------------------
+
+
+@message(1)
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Run a method. The value behind it is `(args, kwargs)`; `refs` are the refs inside, already counted for the receiver."""
+
+    call_id: bytes
+    caller: str
+    method: str
+    num_returns: int
+    """-1 streams."""
+    attempt: int
+    deadline_ms: int | None
+    refs: tuple[Any, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.call_id) != 16:
+            raise ValueError(f"call_id of {len(self.call_id)} bytes")
+
+
+OK, ERROR, CANCELLED, END, INIT_ERROR = range(5)
+
+
+@message(2)
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One return value of a call (or its only error). `status` is OK, ERROR, CANCELLED, END (of a stream) or INIT_ERROR."""
+
+    call_id: bytes
+    index: int
+    status: int
+    last: bool
+    refs: tuple[Any, ...]
+
+
+@message(3)
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """The consumer of a stream took items: the producer may be `taken` + its window ahead."""
+
+    call_id: bytes
+    taken: int
+
+
+@message(4)
+@dataclass(frozen=True, slots=True)
+class ObjectValue:
+    """Answer to Fetch. `status` is OK or ERROR; the value follows."""
+
+    object_id: bytes
+    status: int
+    refs: tuple[Any, ...]
+
+
+@message(5)
+@dataclass(frozen=True, slots=True)
+class ActorUpdate:
+    """The daemon tells watchers what became of an actor.
+
+    `state` is a `Phase` value; `cause` the fields of a DeathCause; `history` earlier ones. The first frame behind it holds
+    the calls that the dead incarnation had begun, 8 bytes each (`calls.fingerprint`); a second value may hold the
+    constructor's exception.
+    """
+
+    actor: str
+    incarnation: int
+    state: str
+    cause: tuple[Any, ...]
+    history: tuple[Any, ...]
+
+
+@message(6)
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The daemon's answer to a request with an id. `error` is "" or a kind of `daemon.node.ERRORS` with `text`."""
+
+    request: bytes
+    error: str
+    text: str
+    fields: dict[str, Any]
+
+
+@message(7)
+@dataclass(frozen=True, slots=True)
+class Deadlock:
+    """Your wait number `epoch` is part of the cycle that `text` names."""
+
+    epoch: int
+    text: str
+
+
+@message(8)
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Finish what is queued, then leave."""
+
+    reason: str
+
+
+# -- read by the side thread -------------------------------------------------------------------------------------------
+
+
+@message(20)
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Interrupt a call, or drop it from the queue."""
+
+    call_id: bytes
+
+
+@message(21)
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """Send me this value when it is settled; answered by ObjectValue."""
+
+    object_id: bytes
+    peer: str
+
+
+@message(22)
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """`holder` holds `delta` more (or fewer) references to a value that the receiver owns."""
+
+    object_id: bytes
+    holder: str
+    delta: int
+
+
+@message(23)
+@dataclass(frozen=True, slots=True)
+class PeerDied:
+    """A process is gone: its leases and references return."""
+
+    peer: str
+
+
+@message(24)
+@dataclass(frozen=True, slots=True)
+class LogLines:
+    """Lines that an actor printed; `stream` is "stdout" or "stderr"."""
+
+    label: str
+    pid: int
+    stream: str
+    lines: tuple[Any, ...]
+    dropped: int
+
+
+@message(25)
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something happened in the cluster; plain data."""
+
+    fields: dict[str, Any]
+
+
+# -- to the daemon -----------------------------------------------------------------------------------------------------
+
+
+@message(40)
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """A driver or actor process is there."""
+
+    peer: str
+    pid: int
+    role: str
+
+
+@message(41)
+@dataclass(frozen=True, slots=True)
+class CreateActor:
+    """Make an actor. `options` are the placing ones; the value behind it is `(cls, args, kwargs, groups)`, kept unread."""
+
+    request: bytes
+    actor: str
+    creator: str
+    class_name: str
+    options: dict[str, Any]
+    refs: tuple[Any, ...]
+    info: bytes
+    """The pickled HandleInfo, given to those who find the actor by name; the daemon does not unpickle it."""
+
+
+@message(42)
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Tell me what becomes of this actor."""
+
+    actor: str
+    peer: str
+
+
+@message(43)
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End an actor. `reason` is a DeathCause reason; `graceful` lets it finish its queue first."""
+
+    actor: str
+    no_restart: bool
+    reason: str
+    graceful: bool
+
+
+@message(44)
+@dataclass(frozen=True, slots=True)
+class FindActor:
+    """Who has this name?"""
+
+    request: bytes
+    peer: str
+    name: str
+    namespace: str
+
+
+@message(45)
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """The sender waits for calls of other actors: `on` is a tuple of (actor, call id). It gives its CPU back meanwhile."""
+
+    peer: str
+    epoch: int
+    on: tuple[Any, ...]
+    every: bool
+
+
+@message(46)
+@dataclass(frozen=True, slots=True)
+class Unblocked:
+    peer: str
+    epoch: int
+
+
+@message(47)
+@dataclass(frozen=True, slots=True)
+class ActorReady:
+    """The constructor returned (or raised: then `error` is set and its exception is the value behind)."""
+
+    actor: str
+    incarnation: int
+    error: str
+
+
+@message(48)
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """This process ends by its own will; `reason` is "exit_actor", "exited" or "init"."""
+
+    peer: str
+    reason: str
+    exit_code: int
+
+
+@message(49)
+@dataclass(frozen=True, slots=True)
+class LeaseWorker:
+    """Lend me a task actor with these resources; answered by Answer with its actor id."""
+
+    request: bytes
+    peer: str
+    options: dict[str, Any]
+
+
+@message(50)
+@dataclass(frozen=True, slots=True)
+class ReturnWorker:
+    """A lent task actor, or a request for one, is not needed any more."""
+
+    peer: str
+    actor: str
+    request: bytes
+
+
+@message(51)
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A question with a plain answer: what = "status", "available", "events" (subscribe), "ping"."""
+
+    request: bytes
+    peer: str
+    what: str
+
+
+@message(52)
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """End the cluster."""
+
+    peer: str
+    reason: str
