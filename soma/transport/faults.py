@@ -20,7 +20,7 @@ _ATOMS = (int, float, complex, str, bytes, bytearray, type(None), types.BuiltinF
 _HINTS = {
     **dict.fromkeys(("lock", "RLock", "_RLock", "Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier", "SimpleQueue",
                      "Queue", "_local", "Thread"), "leave it out in __getstate__, or make it in the actor's constructor"),
-    **dict.fromkeys(("generator", "coroutine", "async_generator"), "send a list of what it yields, or the function that makes it"),
+    **dict.fromkeys(("generator", "coroutine", "async_generator"), "send a list of what it yields, or what makes it"),
     **dict.fromkeys(("socket", "SSLSocket", "SSLContext", "TextIOWrapper", "BufferedReader", "BufferedWriter", "FileIO",
                      "Connection", "Cursor", "Popen"), "open it in the actor, and send its name or address instead"),
     **dict.fromkeys(("frame", "traceback"), "send its text: traceback.format_exception()"),
@@ -77,7 +77,7 @@ def _children(value: Any) -> Iterator[tuple[str, object]]:
             yield ".__func__", value.__func__
         case property():
             yield from ((".fget", value.fget), (".fset", value.fset))
-    if type(value).__name__ == "ndarray" and getattr(value, "dtype", None) == object:
+    if type(value).__name__ == "ndarray" and value.dtype.hasobject:
         yield from ((f".flat[{i}]", child) for i, child in enumerate(value.flat[:LIMIT]))
     if not isinstance(value, (type, types.FunctionType)):
         yield from _of_state(value)

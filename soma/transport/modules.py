@@ -1,7 +1,7 @@
 """Which modules another process of this program can import, so that their classes and functions may travel by name.
 
-Actors inherit `sys.path`, so whatever the import system finds there is found again. A module that exists in `sys.modules` only (made
-by hand, loaded from a path, a notebook's) is not: what it defines travels by value, as that of `__main__` always does.
+Actors inherit `sys.path`, so whatever the import system finds there is found again. A module that exists in `sys.modules` only
+(made by hand, loaded from a path, a notebook's) is not: what it defines travels by value, as that of `__main__` always does.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def by_value_where_needed(name: Any) -> None:
 
 def _importable(name: str, module: ModuleType) -> bool:
     top, _, rest = name.partition(".")
-    if top in sys.stdlib_module_names or "__compiled__" in vars(module):
+    if top in sys.stdlib_module_names:
         return True
     file = getattr(module, "__file__", None)
     if file is None and rest:  # made by its package while that is imported, e.g. torch.ops

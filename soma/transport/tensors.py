@@ -53,11 +53,16 @@ def reduce_array(array: Any) -> Any:
     dtype = array.dtype
     if dtype.hasobject or not dtype.itemsize:
         return NotImplemented
-    if not (array.flags.c_contiguous or array.flags.f_contiguous or _is_permuted(array)):
+    flags = array.flags
+    if not (flags.c_contiguous or flags.f_contiguous or _is_permuted(array)):
         array = array.copy(order="K")
+        flags = array.flags
     simple = dtype.isbuiltin == 1 and dtype.metadata is None
-    strides = None if array.flags.c_contiguous else array.strides
-    payload = _payload(array.__array_interface__["data"][0], array.nbytes, array)
+    strides = None if flags.c_contiguous else array.strides
+    if array.nbytes < IN_BAND and flags.forc:  # the short way for the many small ones
+        payload: Any = bytearray(array.tobytes("A"))
+    else:
+        payload = _payload(array.__array_interface__["data"][0], array.nbytes, array)
     return rebuild_array, (payload, dtype.str if simple else dtype, array.shape, strides)
 
 

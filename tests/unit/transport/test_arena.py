@@ -372,6 +372,7 @@ def reader(memfd: bool, tmp_path: Path) -> Iterator[tuple[Connection, multiproce
     here.close()
     process.kill()
     process.join()
+    process.close()  # its sentinel is a pipe
 
 
 def test_another_process_reads_and_releases(reader: tuple[Connection, object], memfd: bool, tmp_path: Path) -> None:
