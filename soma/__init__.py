@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
     if home is not None:
         value = getattr(importlib.import_module(home), name)
     else:
-        from soma import errors
+        errors = importlib.import_module("soma.errors")
 
         value = getattr(errors, name, None)
         if value is None:
@@ -68,6 +68,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    from soma import errors
+    errors = importlib.import_module("soma.errors")
 
     return sorted({*globals(), *_HOME, *(n for n in vars(errors) if n.endswith(("Error", "Exceeded")))})

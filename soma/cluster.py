@@ -96,6 +96,8 @@ def shutdown() -> None:
     engine = current.peek()
     if engine is None:
         return
+    if not engine.context()["is_driver"]:
+        raise RuntimeError("soma.shutdown() inside an actor would end the caller of this call: use soma.exit_actor()")
     try:
         engine.shutdown()
     finally:

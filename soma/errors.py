@@ -78,6 +78,8 @@ class DeathCause:
     detail: str = ""
     rss: int = 0
     limit: int = 0
+    in_constructor: bool = False
+    """It was gone before its constructor returned."""
 
     def describe(self) -> str:
         """One line for people, then what the process last said."""
@@ -107,7 +109,7 @@ class DeathCause:
                 line = f"process {self.pid} died once more than it may be restarted"
             case other:
                 line = f"process {self.pid} is gone ({other})"
-        parts = [line]
+        parts = [line + (" before its constructor returned" if self.in_constructor else "")]
         if self.detail:
             parts.append(self.detail.rstrip())
         if self.stderr_tail.strip():

@@ -188,7 +188,7 @@ class Caller:
         if self.lost_hook(call, link, executed):
             return
         cause = link.cause or DeathCause("unknown")
-        kind = ActorInitError if cause.reason == "init" else ActorDiedError
+        kind = ActorInitError if cause.reason == "init" or cause.in_constructor else ActorDiedError
         error = kind(self._labels.get(link.actor, link.actor), cause, executed, link.history)
         if link.init_error is not None:
             error.__cause__ = rebuild(link.init_error)

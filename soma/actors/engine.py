@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from soma.actors.methods import MethodSpec
 from soma.actors.options import Options
 from soma.actors.refs import ObjectRef, RefHome
-from soma.ids import ActorId
+from soma.ids import ActorId, ObjectId
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,9 @@ class Engine(RefHome, Protocol):
 
     def put(self, value: Any) -> ObjectRef[Any]:
         """Keep a value here under a ref."""
+
+    def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
+        """A ref that arrived inside a value."""
 
     def wait(self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, /) -> set[int]:
         """Positions of `refs` that are settled, at least `num_returns` unless `timeout` seconds pass."""

@@ -37,11 +37,11 @@ class Failure:
         raise rebuild(self)
 
 
-def describe(error: BaseException, where: str) -> Failure:
-    """The exception as data; its traceback begins at the first frame that is not soma's own."""
+def describe(error: BaseException, where: str, *, skip: int = 0) -> Failure:
+    """The exception as data; its traceback leaves out the first `skip` frames, and then soma's own above the user's."""
     kind = type(error)
     type_name = kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    text = traceback_text(error)
+    text = traceback_text(error, skip)
     try:
         packed: Parcel | None = parcel(encode(error, path=kind.__name__), None)
         why = ""
@@ -72,11 +72,11 @@ def _unpacked(failure: Failure) -> tuple[BaseException | None, str]:
     return error, ""
 
 
-def traceback_text(error: BaseException) -> str:
+def traceback_text(error: BaseException, skip: int = 0) -> str:
     """As Python would print it, without soma's own frames above the user's."""
     tb = error.__traceback__
-    while tb is not None and tb.tb_next is not None and tb.tb_frame.f_code.co_filename.startswith(_HERE):
-        tb = tb.tb_next
+    while tb is not None and tb.tb_next is not None and (skip > 0 or tb.tb_frame.f_code.co_filename.startswith(_HERE)):
+        tb, skip = tb.tb_next, skip - 1
     return "".join(_formatted(lambda: traceback.format_exception(type(error), error, tb), error))
 
 

@@ -12,11 +12,14 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from soma.actors import current
+from soma.actors import (
+    current,
+    travel,  # noqa: F401 - teaches the codec refs and handles
+)
 from soma.actors.blackbox import Recorder
 from soma.actors.caller import label_of
 from soma.actors.context import Identity, LeaveActor
@@ -85,9 +88,9 @@ class _Process:
     def __init__(self, start: Start, blackbox_fd: int) -> None:
         self._start = start
         self._me = incarnation_peer(ActorId(start.actor), start.incarnation)
-        self._identity = Identity(self._me, "actor", start.node, start.namespace, start.totals)
+        identity = Identity(self._me, "actor", start.node, start.namespace, start.totals)
         directory = Path(start.directory)
-        self._runtime = Runtime(ZmqWire(directory), self._identity, Arena(start.arena_bytes, directory))
+        self._runtime = Runtime(ZmqWire(directory), identity, Arena(start.arena_bytes, directory))
         current.set_engine(self._runtime)
         self._recorder = Recorder(blackbox_fd)
 
@@ -118,11 +121,11 @@ class _Process:
                 ref: ObjectRef[Any] = runtime.rebuild_ref(ObjectId(start.payload), start.creator, "")
                 cls, args, kwargs, info, plan = runtime.get([ref], None)[0]
                 label = label_of(info)
-                object.__setattr__(self._identity, "actor", info)
+                runtime.identity = replace(runtime.identity, actor=info)
             else:
                 cls, args, kwargs, plan = _task_worker()
             executor = Executor(runtime, label, self._recorder)
-            mode = self._mode(executor, plan, getattr(self._identity.actor, "methods", {}))
+            mode = self._mode(executor, plan, getattr(runtime.identity.actor, "methods", {}))
             args, kwargs = executor.resolve(args, kwargs)
             executor.instance = cls(*args, **kwargs)
         except (SystemExit, LeaveActor) as e:

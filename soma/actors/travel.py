@@ -48,7 +48,7 @@ def _rebuild_ref(id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
 
 
 def _rebuild_handle(info: HandleInfo) -> ActorHandle[Any]:
-    return _engine().rebuild_handle(info)
+    return ActorHandle(info, _engine())
 
 
 def _reduce_ref(ref: ObjectRef[Any], notes: list[object]) -> tuple[Any, ...]:

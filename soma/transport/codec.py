@@ -5,7 +5,8 @@
 A value arrives as it left (see `tensors` for arrays), private and writable. Classes and functions of `__main__`, and of modules
 that the receiver cannot import, travel by value. Refuses what cannot be pickled, with the path of the part at fault.
 Invariants: `Packed.buffers` are views of the caller's memory, not copies; the caller copies them before it returns to the user.
-Decoding runs code that the sender chose: never decode what did not come from an authenticated peer.
+Decoding runs code that the sender chose, and may take any amount of memory: never decode what did not come from an
+authenticated peer. MemoryError is not turned into DecodeError.
 Limits: bytes and str of any size are in band. A reducer may run more than once for one value (overlapping tensors, looking for a
 fault), so it should do nothing but note. SystemExit and KeyboardInterrupt raised by user code in between pass through.
 """

@@ -103,9 +103,9 @@ class ZmqMailbox:
             self.close()
             raise ClusterError(f"cannot bind {address}: {e}") from None
 
-    @property
-    def socket(self) -> zmq.Socket[bytes]:
-        return self._socket
+    def fileno(self) -> int:
+        """For a selector. Edge-triggered: after it fires, and before every select, `poll(0)` until it says False."""
+        return int(self._socket.getsockopt(zmq.FD))
 
     def poll(self, timeout: float | None) -> bool:
         """True when `take` has something; False after `timeout` seconds or a `wake`."""

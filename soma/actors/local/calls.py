@@ -20,10 +20,17 @@ from soma.ids import CallId
 from soma.transport.values import Parcel
 
 if TYPE_CHECKING:
-    from soma.actors.local_actor import LocalActor
+    from soma.actors.local.actor import LocalActor
 
 Outcome = Callable[[], Any]
 """Returns a fresh copy of a value, or raises the error that took its place."""
+
+
+class NeedFailed(Exception):
+    """An argument is a ref whose value is an error: it becomes the call's own."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +69,10 @@ class Call:
     @property
     def label(self) -> str:
         return self.what.name if self.actor is None else f"{self.actor.info.class_name}.{self.what.name}"
+
+    @property
+    def producer(self) -> str:
+        return "" if self.actor is None else self.actor.info.actor
 
     @property
     def retries(self) -> int:

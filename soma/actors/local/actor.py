@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from soma.actors.caller import label_of
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.failures import Failure, rebuild
-from soma.actors.local_calls import Call, Lane, Loop, Outcome, Stream
+from soma.actors.local.calls import Call, Lane, Loop, Outcome, Stream
+from soma.actors.refs import ObjectRef
 from soma.actors.supervisor import Life
 from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed
 from soma.transport.codec import encode
@@ -18,10 +18,13 @@ from soma.transport.values import Parcel, open_parcel, parcel
 class LocalActor:
     """One actor over all its restarts."""
 
-    def __init__(self, info: HandleInfo, spec: ActorSpec, made_from: Parcel, needs: dict[str, float], key: tuple[str, str] | None) -> None:
+    def __init__(self, info: HandleInfo, spec: ActorSpec, made_from: Parcel, ctor_needs: list[ObjectRef[Any]],
+                 needs: dict[str, float], key: tuple[str, str] | None) -> None:
         self.info = info
         self.spec = spec
         self.made_from = made_from
+        """The constructor's (args, kwargs)."""
+        self.ctor_needs = ctor_needs
         self.needs = needs
         """What it has reserved."""
         self.key = key
@@ -36,6 +39,8 @@ class LocalActor:
         self.running = 0
         self.unsettled = 0
         self.handles = 0
+        self.held = False
+        """There was a handle."""
         self.streams: list[Stream] = []
         self.loop = Loop()
         limit = spec.options.max_concurrency or (1000 if spec.is_async else 1)
@@ -72,9 +77,9 @@ class LocalActor:
         if self._saved is not None:
             self.instance.__soma_restore__(open_parcel(self._saved))
 
-    def obituary(self, executed: Executed) -> Outcome:
-        """The error of a call to a dead actor."""
-        cause = self.cause or self.life.history[-1]
+    def obituary(self, executed: Executed, cause: DeathCause | None = None) -> Outcome:
+        """The error of a call that ended with this actor, or came after; `cause` if it is not dead for good (yet)."""
+        cause = cause or self.cause or DeathCause("unknown")
         failure, history = self.init_failure, self.life.history
 
         def throw() -> Any:
@@ -83,10 +88,3 @@ class LocalActor:
             raise ActorInitError(self.label, cause, executed, history) from (rebuild(failure) if failure else None)
 
         return throw
-
-
-def death_of(error: BaseException, reason: str = "exited") -> DeathCause:
-    """Why `SystemExit` ended a process, in the words of a process that really ended."""
-    code = error.code if isinstance(error, SystemExit) else 0
-    detail = code if isinstance(code, str) else ""
-    return DeathCause(reason, exit_code=code if isinstance(code, int) else int(code is not None), pid=os.getpid(), stderr_tail=detail)

@@ -1,0 +1,297 @@
+"""The daemon's loop: one thread, one selector, and nothing that blocks.
+
+It routes what arrives to those who own the matter: `residents` (actors), `loans` (task workers), `waits` (blocked actors), `memory`
+(limits). It never unpickles anything.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import json
+import logging
+import os
+import selectors
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from soma.actors.admission import Pool
+from soma.actors.lifecycle import Phase
+from soma.config import Settings
+from soma.daemon.capabilities import Capabilities
+from soma.daemon.loans import Loans
+from soma.daemon.memory import MemoryWatch
+from soma.daemon.residents import Resident, Residents
+from soma.daemon.spawner import Spawner
+from soma.daemon.stalls import Stalls
+from soma.errors import DeathCause, SomaError
+from soma.ids import DAEMON, ActorId
+from soma.transport import messages as m
+from soma.transport.endpoint import ZmqWire
+from soma.transport.frames import check_parts, pack, unpack
+
+log = logging.getLogger("soma.daemon")
+
+
+class Daemon:
+    """One machine's part of the cluster. `run` returns when the cluster is over."""
+
+    def __init__(self, directory: Path, node: str, settings: Settings, capabilities: Capabilities, spawner: Spawner) -> None:
+        self.directory, self.node, self.settings, self.spawner = directory, node, settings, spawner
+        self.capabilities = capabilities
+        self.ram = capabilities.ram_bytes
+        self.totals = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, "memory": float(settings.memory), **settings.resources}
+        self.totals = {k: v for k, v in self.totals.items() if v}
+        self.pool = Pool(self.totals)
+        self._wire = ZmqWire(directory)
+        self._outlet = self._wire.outlet(DAEMON)
+        self._mailbox = self._wire.mailbox(DAEMON)
+        self._selector = selectors.DefaultSelector()
+        self._timers: list[tuple[float, int, Callable[[], None]]] = []
+        self._order = itertools.count()
+        self._peers: dict[str, str] = {}
+        self._drivers: set[str] = set()
+        self._listeners: set[str] = set()
+        self._event_number = itertools.count()
+        self._over = False
+        self._complained: set[bytes] = set()
+        self.refused = 0
+        self.residents = Residents(self)
+        self.loans = Loans(self)
+        self.stalls = Stalls(self)
+        self.memory = MemoryWatch(self)
+        self.residents.on_gone = self._on_gone
+        self.residents.on_ready_hook = self.loans.on_ready
+        self._waiting: list[Resident] = []
+        self._handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
+            m.Hello: self._on_hello, m.CreateActor: self._on_create, m.Watch: lambda x, _: self.residents.watch(ActorId(x.actor), x.peer),
+            m.Kill: self._on_kill, m.FindActor: self._on_find, m.ActorReady: self.residents.on_ready, m.Leaving: self._on_leaving,
+            m.Blocked: self._on_blocked, m.Unblocked: self._on_unblocked, m.LeaseWorker: lambda x, _: self.loans.ask(x),
+            m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: self._on_ask,
+        }
+        self.watch_fd(spawner.fileno(), self._on_zygote)
+        self._selector.register(self._mailbox.fileno(), selectors.EVENT_READ, None)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        while not self._over:
+            while self._mailbox.poll(0):
+                self._on_message(self._mailbox.take())
+            if self._over:
+                break
+            for key, _ in self._selector.select(self._until_next_timer()):
+                if key.data is not None:
+                    key.data(key.fd)
+            now = self.now()
+            while self._timers and self._timers[0][0] <= now:
+                heapq.heappop(self._timers)[2]()
+
+    def close(self) -> None:
+        """End every actor and let the zygote remove what is left."""
+        self._mailbox.close()
+        self.spawner.close()
+        os.waitpid(self.spawner.pid, 0)
+        self._outlet.close(0.2)
+        self._wire.close()
+
+    def now(self) -> float:
+        return time.monotonic()
+
+    def after(self, seconds: float, fn: Callable[[], None]) -> None:
+        """Call `fn` once, later."""
+        heapq.heappush(self._timers, (self.now() + seconds, next(self._order), fn))
+
+    def _until_next_timer(self) -> float | None:
+        return max(0.0, self._timers[0][0] - self.now()) if self._timers else None
+
+    def watch_fd(self, fd: int, fn: Callable[[int], None]) -> None:
+        self._selector.register(fd, selectors.EVENT_READ, fn)
+
+    def watches(self, fd: int) -> bool:
+        return fd in self._selector.get_map()
+
+    def unwatch_fd(self, fd: int) -> None:
+        if fd in self._selector.get_map():
+            self._selector.unregister(fd)
+
+    # -- messages ------------------------------------------------------------------------------------------------------------
+
+    def send(self, peer: str, msg: Any, frames: list[bytes] | None = None) -> None:
+        self._outlet.send(peer, [pack(msg), *(frames or ())])
+
+    def answer(self, peer: str, request: bytes, fields: dict[str, Any] | None = None, *, error: str = "", text: str = "",
+               body: bytes | None = None) -> None:
+        self.send(peer, m.Answer(request, error, text, fields or {}), None if body is None else [body])
+
+    def to_drivers(self, msg: Any) -> None:
+        for driver in self._drivers:
+            self.send(driver + ".s", msg)
+
+    def event(self, fields: dict[str, Any]) -> None:
+        if self._listeners:
+            stamped = m.Event({**fields, "seq": next(self._event_number), "time": time.time(), "node_id": self.node})
+            for peer in self._listeners:
+                self.send(peer + ".s", stamped)
+
+    def _on_message(self, frames: list[bytes]) -> None:
+        try:
+            check_parts(frames)
+            if len(frames) < 2:
+                raise SomaError("no header")
+            msg = unpack(frames[1])
+            handler = self._handlers.get(type(msg))
+            if handler is None:
+                raise SomaError(f"{type(msg).__name__} is not for the daemon")
+        except SomaError as e:
+            self.refused += 1
+            if frames[0] not in self._complained and len(self._complained) < 256:
+                self._complained.add(frames[0])
+                log.warning("refused a message from %r: %s (further ones from it are only counted)", frames[0][:32], e)
+            return
+        handler(msg, frames[2:])
+
+    def _on_hello(self, msg: m.Hello, frames: list[bytes]) -> None:
+        self._peers[msg.peer] = msg.role
+        if msg.role == "driver":
+            self._drivers.add(msg.peer)
+
+    def peer_died(self, peer: str) -> None:
+        """A process is gone: tell all others, and end what it had created."""
+        self._peers.pop(peer, None)
+        self._listeners.discard(peer)
+        for other in self._peers:
+            self.send(other + ".s", m.PeerDied(peer))
+        self._outlet.disconnect(peer)
+        self._outlet.disconnect(peer + ".s")
+        self.stalls.forget(peer)
+        self.loans.peer_died(peer)
+        for r in list(self.residents.by_id.values()):
+            if r.creator == peer and not r.options.get("detached"):
+                self.stop(r, "owner", graceful=False)
+
+    # -- actors --------------------------------------------------------------------------------------------------------------
+
+    def _on_create(self, msg: m.CreateActor, frames: list[bytes]) -> None:
+        name, namespace = msg.options.get("name"), msg.options.get("namespace")
+        if name and self.residents.find(str(namespace), name) is not None:
+            self.answer(msg.creator, msg.request, error="ValueError",
+                        text=f"an actor named {name!r} exists in namespace {namespace!r}; use get_if_exists=True, or soma.get_actor")
+            return
+        r = self.residents.create(msg)
+        if msg.request:
+            self.answer(msg.creator, msg.request)
+        self._waiting.append(r)
+        self.admit()
+
+    def admit(self) -> None:
+        """Start what there is room for, in the order asked; small requests may pass a large one that waits."""
+        for r in list(self._waiting):
+            if r.life.phase is not Phase.WAITING:
+                self._waiting.remove(r)
+            elif self.pool.try_acquire(r.actor, r.amounts):
+                self._waiting.remove(r)
+                self.residents.start(r)
+        self.loans.admit()
+
+    def stop(self, r: Resident, reason: str, *, graceful: bool) -> None:
+        self.residents.stop(r, reason, graceful=graceful)
+
+    def _on_gone(self, r: Resident) -> None:
+        self.pool.release(r.actor)
+        self.loans.on_gone(r)
+        self.admit()
+
+    def gpu_env(self, r: Resident) -> dict[str, str]:
+        """Which GPUs a process may see. Machines without any are left alone."""
+        if not self.settings.num_gpus:
+            return {}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(str(i) for i in self.pool.gpu_ids(r.actor))}
+
+    def _on_kill(self, msg: m.Kill, frames: list[bytes]) -> None:
+        r = self.residents.by_id.get(ActorId(msg.actor))
+        if r is None:
+            return
+        if msg.no_restart:
+            self.stop(r, msg.reason, graceful=msg.graceful)
+        else:
+            self.residents.end(r, DeathCause("cancelled" if msg.reason == "cancelled" else "signal", pid=r.pid))
+
+    def _on_find(self, msg: m.FindActor, frames: list[bytes]) -> None:
+        r = self.residents.find(msg.namespace, msg.name)
+        if r is None:
+            self.answer(msg.peer, msg.request, error="ValueError", text=f"no actor named {msg.name!r} in namespace {msg.namespace!r}")
+        else:
+            self.answer(msg.peer, msg.request, body=r.info)
+
+    def _on_leaving(self, msg: m.Leaving, frames: list[bytes]) -> None:
+        r = self.residents.of_peer(msg.peer)
+        if r is not None and r.leaving is None:
+            r.leaving = (msg.reason, msg.exit_code)
+
+    def _on_blocked(self, msg: m.Blocked, frames: list[bytes]) -> None:
+        r = self.residents.of_peer(msg.peer)
+        if r is not None:
+            self.pool.suspend(r.actor)
+            self.stalls.blocked(r, msg)
+            self.admit()
+
+    def _on_unblocked(self, msg: m.Unblocked, frames: list[bytes]) -> None:
+        r = self.residents.of_peer(msg.peer)
+        if r is not None:
+            self.pool.resume(r.actor)
+            self.stalls.unblocked(r, msg.epoch)
+
+    def _on_zygote(self, fd: int) -> None:
+        try:
+            said = self.spawner.read()
+        except EOFError:
+            log.error("the forkserver is gone: ending the cluster")
+            self._over = True
+            return
+        for message in said:
+            if "spawned" in message:
+                self.residents.on_spawned(message["spawned"], message["pid"])
+            elif "exited" in message:
+                while self._mailbox.poll(0):  # what it said before it went
+                    self._on_message(self._mailbox.take())
+                self.residents.on_exited(message["exited"], message["pid"], message["status"], message["rss"], self.now())
+            else:
+                self.residents.on_failed(message["failed"], message["why"], self.now())
+
+    # -- questions -------------------------------------------------------------------------------------------------------------
+
+    def _on_ask(self, msg: m.Ask, frames: list[bytes]) -> None:
+        match msg.what:
+            case "status":
+                self.answer(msg.peer, msg.request, body=json.dumps(self.status()).encode())
+            case "available":
+                self.answer(msg.peer, msg.request, dict(self.pool.available()))
+            case "events":
+                self._listeners.add(msg.peer)
+                self.answer(msg.peer, msg.request)
+            case "shutdown":
+                for r in self.residents.by_id.values():
+                    if r.output is not None:
+                        r.output.flush()
+                self.answer(msg.peer, msg.request)
+                self._over = True
+            case other:
+                self.answer(msg.peer, msg.request, error="ValueError", text=f"unknown question {other!r}")
+
+    def status(self) -> dict[str, Any]:
+        """What `soma status --json` prints."""
+        actors = [{
+            "actor_id": r.actor, "class_name": r.class_name, "name": r.options.get("name"), "namespace": r.options.get("namespace"),
+            "state": r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation, "restarts": r.life.restarts,
+            "memory_bytes": self.memory.rss(r), "resources": self.pool.held(r.actor), "task_worker": r.is_worker,
+        } for r in self.residents.by_id.values()]
+        return {"node_id": self.node, "pid": os.getpid(), "forkserver_pid": self.spawner.pid, "directory": str(self.directory),
+                "resources": self.totals, "available": dict(self.pool.available()), "capabilities": self.capabilities.as_dict(),
+                "actors": actors, "drivers": sorted(self._drivers), "refused_messages": self.refused}
+
+    def driver_gone(self) -> None:
+        """The process that started this cluster is gone: so is its purpose."""
+        self._over = True

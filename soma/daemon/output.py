@@ -1,0 +1,112 @@
+"""What an actor prints: read off its pipes as soon as it is there, to its log file and to the drivers.
+
+A pipe that nobody empties would stop the actor, so this never waits: what the drivers cannot take quickly enough is in the log
+file only, and they are told how many lines.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from soma.daemon.logs import LineBuffer, LogFile
+from soma.transport import messages as m
+
+if TYPE_CHECKING:
+    from soma.daemon.node import Daemon
+    from soma.daemon.residents import Resident
+
+CHUNK = 64 * 1024
+BUDGET = 256 * 1024
+"""Bytes of lines per actor and 100 ms that are passed on to drivers."""
+_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
+
+
+class Output:
+    """Both pipes of one process."""
+
+    def __init__(self, daemon: Daemon, resident: Resident, out: int, err: int) -> None:
+        self._d, self._r = daemon, resident
+        self._peer = resident.peer
+        self._buffers = {out: ("stdout", LineBuffer()), err: ("stderr", LineBuffer())}
+        self._file: LogFile | None = None
+        self._spent, self._window, self._dropped = 0, 0.0, 0
+        for fd in self._buffers:
+            os.set_blocking(fd, False)
+            if _F_SETPIPE_SZ is not None:
+                try:
+                    fcntl.fcntl(fd, _F_SETPIPE_SZ, 1024 * 1024)
+                except PermissionError:
+                    pass  # over the user's limit for pipes: the default size works, with more switches
+            daemon.watch_fd(fd, self._on_readable)
+
+    def _on_readable(self, fd: int) -> None:
+        try:
+            data = os.read(fd, CHUNK)
+        except BlockingIOError:
+            return
+        stream, buffer = self._buffers[fd]
+        if not data:
+            self._d.unwatch_fd(fd)
+            return
+        self._pass_on(stream, buffer.feed(data))
+
+    def _pass_on(self, stream: str, lines: list[str]) -> None:
+        if not lines:
+            return
+        if self._file is None:
+            self._file = LogFile(self._d.directory / "logs" / f"{self._r.class_name[:40]}-{self._peer}.log")
+        self._file.write("".join(line + "\n" for line in lines))
+        if not self._d.settings.log_to_driver:
+            return
+        now = self._d.now()
+        if now - self._window > 0.1:
+            self._spent, self._window = 0, now
+        kept: list[str] = []
+        size = 0
+        for line in lines:
+            if self._spent > BUDGET:
+                self._dropped += 1
+                continue
+            self._spent += len(line)
+            if size + len(line) > 12_000:  # a header carries them, and characters may take 4 bytes
+                self._send(stream, kept)
+                kept, size = [], 0
+            kept.append(line)
+            size += len(line)
+        if kept:
+            self._send(stream, kept)
+
+    def _send(self, stream: str, lines: list[str]) -> None:
+        dropped, self._dropped = self._dropped, 0
+        self._d.to_drivers(m.LogLines(self._r.label, self._r.pid, stream, tuple(lines), dropped))
+
+    def flush(self) -> None:
+        """Read what is there now."""
+        for fd in self._buffers:
+            if self._d.watches(fd):
+                self._on_readable(fd)
+
+    def finish(self) -> str:
+        """The process is gone: read the rest; the last lines of stderr."""
+        tail = ""
+        for fd, (stream, buffer) in self._buffers.items():
+            while True:
+                try:
+                    data = os.read(fd, CHUNK)
+                except BlockingIOError:
+                    break  # a child of the actor still holds the pipe
+                if not data:
+                    break
+                self._pass_on(stream, buffer.feed(data))
+            self._pass_on(stream, buffer.finish())
+            self._d.unwatch_fd(fd)
+            os.close(fd)
+            if stream == "stderr":
+                tail = buffer.tail()
+        if self._dropped:
+            self._send("stderr", [])
+        if self._file is not None:
+            self._file.close()
+        return tail

@@ -1,0 +1,58 @@
+"""The daemon's end of the forkserver: asks for processes, hears of their ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Sequence
+from typing import Any
+
+from soma.actors.process import Start
+from soma.daemon.zygote import MAX_MESSAGE, encode_start, zygote_main
+
+
+class Spawner:
+    """Owns the channel to the zygote. Make it before any thread or socket exists: it forks."""
+
+    def __init__(self, cluster: str, directory: str) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET if hasattr(socket, "SOCK_SEQPACKET") else socket.SOCK_DGRAM)
+        self.pid = os.fork()
+        if self.pid == 0:
+            ours.close()
+            zygote_main(theirs, cluster, directory)
+        theirs.close()
+        ours.setblocking(False)
+        self._channel = ours
+
+    def fileno(self) -> int:
+        return self._channel.fileno()
+
+    def spawn(self, start: Start, fds: Sequence[int], heavy: Sequence[str], method: str) -> None:
+        """Ask for a process with `fds` = stdout, stderr, blackbox. The answer comes by `read`."""
+        message = json.dumps({"spawn": encode_start(start), "heavy": list(heavy), "method": method}).encode()
+        if len(message) > MAX_MESSAGE:
+            raise ValueError(f"the start of an actor takes {len(message)} bytes (env_vars?); at most {MAX_MESSAGE}")
+        self._channel.setblocking(True)
+        try:
+            socket.send_fds(self._channel, [message], list(fds))
+        finally:
+            self._channel.setblocking(False)
+
+    def read(self) -> list[dict[str, Any]]:
+        """What the zygote said; EOFError if it is gone."""
+        said = []
+        while True:
+            try:
+                data = self._channel.recv(MAX_MESSAGE)
+            except BlockingIOError:
+                return said
+            except ConnectionError:
+                data = b""
+            if not data:
+                raise EOFError("the forkserver is gone")
+            said.append(json.loads(data))
+
+    def close(self) -> None:
+        """Tell the zygote to end everything and itself."""
+        self._channel.close()

@@ -1,0 +1,226 @@
+"""The forkserver: a single-threaded process with numpy, zmq and cloudpickle imported, that forks actors on request.
+
+It is the parent and subreaper of every actor, so it alone learns how each ended, and adopts what they leave behind. It is the
+last to go: when the daemon is gone, however it went, it ends every process of the cluster and removes the runtime directory.
+
+    daemon → zygote   {"spawn": {...Start}, "heavy": [...], "method": …} with the descriptors of stdout, stderr, blackbox
+    zygote → daemon   {"spawned": peer, "pid": …} | {"failed": peer, "why": …} | {"exited": peer, "pid", "status", "rss"}
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import dataclasses
+import gc
+import importlib
+import json
+import os
+import random
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import Any
+
+from soma.actors.process import Start, actor_main
+from soma.daemon.processes import descendants
+from soma.daemon.reaping import become_subreaper, die_with, kill_all
+from soma.daemon.sentinel import Sentinel
+
+MAX_MESSAGE = 128 * 1024
+MARK = "SOMA_CLUSTER"
+ACTOR_MARK = "SOMA_ACTOR"
+
+
+def encode_start(start: Start) -> dict[str, Any]:
+    """As plain JSON."""
+    return {**{f.name: getattr(start, f.name) for f in dataclasses.fields(start)}, "payload": start.payload.hex(),
+            "totals": dict(start.totals), "env": dict(start.env)}
+
+
+def decode_start(fields: dict[str, Any]) -> Start:
+    return Start(**{**fields, "payload": bytes.fromhex(fields["payload"])})
+
+
+class Zygote:
+    """Forks on request, reports exits, cleans up after the daemon."""
+
+    def __init__(self, channel: socket.socket, cluster: str, directory: str) -> None:
+        self._channel = channel
+        self._cluster = cluster
+        self._directory = directory
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(channel, selectors.EVENT_READ, None)
+        self._children: dict[int, tuple[str, Sentinel]] = {}
+
+    def serve(self) -> None:
+        """Until the daemon's end of the channel closes."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    if not self._read_request():
+                        self._clean_up()
+                        return
+                else:
+                    self._reap(key.data)
+
+    # -- forking -------------------------------------------------------------------------------------------------------------
+
+    def _read_request(self) -> bool:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE, 3)
+        except ConnectionError:
+            return False
+        if not data:
+            return False
+        request = json.loads(data)
+        start = decode_start(request["spawn"])
+        peer = f"{start.actor}.{start.incarnation}"
+        try:
+            for name in request["heavy"]:
+                with contextlib.suppress(ImportError):  # then the actor's own import will say so
+                    importlib.import_module(name)
+            pid = self._spawn_fresh(start, fds) if request["method"] == "spawn" else self._fork(start, fds)
+        except OSError as e:
+            self._tell({"failed": peer, "why": f"{type(e).__name__}: {e}"})
+            return True
+        finally:
+            for fd in fds:
+                os.close(fd)
+        sentinel = Sentinel(pid)
+        self._children[pid] = (peer, sentinel)
+        self._selector.register(sentinel.fileno(), selectors.EVENT_READ, pid)
+        self._tell({"spawned": peer, "pid": pid})
+        return True
+
+    def _fork(self, start: Start, fds: list[int]) -> int:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            return pid
+        try:
+            os.setsid()
+            die_with(parent)
+            self._channel.close()
+            self._selector.close()
+            for _, sentinel in self._children.values():
+                sentinel.close()
+            self._children.clear()
+            become(start, fds)
+        finally:
+            os._exit(70)  # only if `become` itself failed
+
+    def _spawn_fresh(self, start: Start, fds: list[int]) -> int:
+        code = "from soma.daemon.zygote import spawned; spawned()"
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, str(os.getpid()), json.dumps([sys.path, encode_start(start)]), *map(str, fds)],
+            pass_fds=fds, start_new_session=True, stdin=subprocess.DEVNULL)
+        process.returncode = 0  # reaped here, by pid
+        return process.pid
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        with contextlib.suppress(ConnectionError):  # the daemon is gone: the next read says so
+            self._channel.send(json.dumps(message).encode())
+
+    # -- endings -------------------------------------------------------------------------------------------------------------
+
+    def _reap(self, pid: int) -> None:
+        peer, sentinel = self._children.pop(pid)
+        self._selector.unregister(sentinel.fileno())
+        sentinel.close()
+        _, status, usage = os.wait4(pid, 0)
+        self._tell({"exited": peer, "pid": pid, "status": status, "rss": usage.ru_maxrss * 1024})
+        self._end_leftovers(pid, peer)
+        self._reap_orphans()
+
+    def _end_leftovers(self, pid: int, peer: str) -> None:
+        """Kill what the dead actor had started: its session, and those that left it but carry its mark."""
+        mark = f"{ACTOR_MARK}={peer}".encode()
+        for other in descendants(os.getpid()):
+            if other in self._children:
+                continue
+            try:
+                with open(f"/proc/{other}/environ", "rb") as f:
+                    marked = mark in f.read().split(b"\0")
+                if marked or os.getsid(other) == pid:
+                    os.kill(other, signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                continue  # gone meanwhile, or another user's
+
+    def _reap_orphans(self) -> None:
+        """Adopted processes that are gone; our own children are reaped by their sentinels."""
+        for orphan in descendants_that_are_zombies(os.getpid(), spare=self._children):
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(orphan, os.WNOHANG)
+
+    def _clean_up(self) -> None:
+        deadline = time.monotonic() + 5.0
+        for pid in list(self._children):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        kill_all(self._cluster, deadline=deadline, below=os.getpid())
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def descendants_that_are_zombies(parent: int, spare: dict[int, Any]) -> list[int]:
+    """Direct children of `parent` that are gone and not reaped, but for those in `spare`."""
+    found = []
+    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
+        if not name.isdigit() or int(name) in spare:
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as f:
+                fields = f.read().rsplit(b")", 1)[1].split()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if fields[0] == b"Z" and int(fields[1]) == parent:
+            found.append(int(name))
+    return found
+
+
+def become(start: Start, fds: list[int]) -> None:
+    """Turn this fresh process into the actor: descriptors, environment, random state. Does not return."""
+    out, err, blackbox = fds
+    signal.set_wakeup_fd(-1)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.close(out)
+    os.close(err)
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.environ.update({"OMP_NUM_THREADS": str(start.threads), "OPENBLAS_NUM_THREADS": str(start.threads),
+                       "MKL_NUM_THREADS": str(start.threads), ACTOR_MARK: f"{start.actor}.{start.incarnation}", **start.env})
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+    atexit._clear()
+    actor_main(start, blackbox)
+
+
+def spawned() -> None:
+    """Entry of an actor process with the start method "spawn": a fresh interpreter."""
+    parent, told, *fds = sys.argv[1:]
+    die_with(int(parent))
+    sys.path[:], fields = json.loads(told)
+    sys.argv = [""]
+    become(decode_start(fields), [int(fd) for fd in fds])
+
+
+def zygote_main(channel: socket.socket, cluster: str, directory: str) -> None:
+    """Be the forkserver. The caller has just forked; ends by `os._exit`."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        become_subreaper()
+        gc.collect()
+        gc.freeze()
+        Zygote(channel, cluster, directory).serve()
+    finally:
+        os._exit(0)
