@@ -504,12 +504,12 @@ def test_decoding_failures_are_told() -> None:
             trip(Explodes(kind))
 
 
-@given(st.binary(max_size=40).filter(lambda b: b"R" not in b and b"\x93" not in b and b"c" not in b and b"i" not in b))
-def test_garbage_is_a_decode_error_or_a_value(body: bytes) -> None:
-    try:
-        decode(body)
-    except DecodeError:
-        pass
+def test_any_truncated_body_is_a_decode_error() -> None:
+    """Arbitrary bytes are not tried: a pickle may ask for any amount of memory, which is why only known peers are read."""
+    body = encode([Point(1, Point(2)), {"k": (1.5, "text", 1 << 80)}, np.arange(5), math.sqrt]).body
+    for end in range(len(body)):
+        with pytest.raises(DecodeError):
+            decode(body[:end])
 
 
 def test_missing_and_short_buffers_are_decode_errors() -> None:
