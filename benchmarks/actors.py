@@ -39,8 +39,8 @@ class Record:
     note: str = ""
     skips: list[str] = field(default_factory=list)
     samples: dict[str, list[float]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    """Step → text of its last failure."""
+    failures: dict[str, list[str]] = field(default_factory=dict)
+    """Step → text of each failure: a median of the rounds that went well must not hide the others."""
 
     def add(self, line: dict[str, object]) -> None:
         match line:
@@ -49,7 +49,7 @@ class Record:
             case {"step": "absent"}:
                 self.status = "absent"
             case {"step": str(step), "failed": str(text)}:
-                self.failures[step] = text
+                self.failures.setdefault(step, []).append(text)
             case {"values": dict(values)}:
                 for key, value in values.items():
                     self.samples.setdefault(key, []).append(float(value))
@@ -91,14 +91,14 @@ class Bench:
         for line in lines:
             record.add(line)
         if code and not any("failed" in line for line in lines):
-            record.failures["system"] = ended
+            record.add({"step": "system", "failed": ended})
 
     def kill_driver(self, system: str, record: Record) -> None:
         with self.process(system, "--until-killed") as (process, results, mark, scratch):
             deadline = time.monotonic() + 60
             while not (lines := _lines(results)):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    record.failures["driver_killed"] = "the driver did not start"
+                    record.add({"step": "driver_killed", "failed": "the driver did not start"})
                     return
                 time.sleep(0.02)
             if lines[0]["step"] != "ready":
@@ -108,7 +108,7 @@ class Bench:
                 seconds = proc.seconds_until_nothing_is_left(process, mark, scratch, KILL_LIMIT)
                 record.add({"step": "driver_killed", "values": {"driver_killed": seconds}})
             except RuntimeError as left:
-                record.failures["driver_killed"] = str(left)
+                record.add({"step": "driver_killed", "failed": str(left)})
 
     def round(self, system: str, record: Record) -> None:
         self.measure(system, record)

@@ -26,7 +26,7 @@ class Recorded(Protocol):
     note: str
     skips: list[str]
     samples: dict[str, list[float]]
-    failures: dict[str, str]
+    failures: dict[str, list[str]]
 
 
 def machine() -> dict[str, Any]:
@@ -96,7 +96,7 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     lines += [f"- {name}: {systems[name]['note']}" for name in here if systems[name]["note"]]
     for name in here:
-        lines += [f"- {name}, failed, {step}: {text}" for step, text in systems[name]["failures"].items()]
+        lines += [f"- {name} failed in {len(t)} round(s), {step}: {t[-1]}" for step, t in systems[name]["failures"].items()]
     if absent := [name for name, s in systems.items() if s["status"] == "absent"]:
         lines.append(f"- not installed: {', '.join(absent)}")
     lines += ["", "| figure | promised | measured | met |", "|---|--:|--:|---|"]
