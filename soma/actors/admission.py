@@ -46,15 +46,15 @@ def explain_infeasible(request: Mapping[str, float], total: Mapping[str, float])
     short = [name for name, n in parts_of(request).items() if n > have.get(name, 0)]
     if not short:
         return ""
-    return (f"asked for {' and '.join(f'{_amount(name, request[name])} {name}' for name in short)}; the cluster has "
-            + " and ".join(_amount(name, total.get(name, 0)) for name in short))
+    asked = " and ".join(f"{_amount(name, request[name])} {'of ' * (name == MEMORY)}{name}" for name in short)
+    return f"asked for {asked}; the cluster has {' and '.join(_amount(name, total.get(name, 0)) for name in short)}"
 
 
 def _amount(name: str, amount: float) -> str:
-    if name == MEMORY:
-        size, unit = next(((s, u) for s, u in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if amount >= s), (1, "bytes"))
-        return f"{amount / size:.4g} {unit} of"  if amount else "0 bytes of"
-    return f"{amount:.10g}"
+    if name != MEMORY:
+        return f"{amount:.10g}"
+    size, unit = next(((s, u) for s, u in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if amount >= s), (1, "bytes"))
+    return f"{amount / size:.4g} {unit}"
 
 
 @dataclass(slots=True)
@@ -105,16 +105,6 @@ class Pool:
                 for i, n in held.gpus.items():
                     gpus[i] -= n
         return all(n <= left.get(name, 0) for name, n in want.items()) and _place(want, gpus) is not None
-
-    def short_of(self, request: Mapping[str, float]) -> set[str]:
-        """The resources of which too little is free now; empty when `try_acquire` would succeed."""
-        return self._short_of(parts_of(request))
-
-    def _short_of(self, want: Parts) -> set[str]:
-        short = {name for name, n in want.items() if n > self._free.get(name, 0)}
-        if _place(want, self._gpus) is None:
-            short.add(GPU)
-        return short
 
     def try_acquire(self, holder: str, request: Mapping[str, float], *, lasting: bool = False) -> bool:
         """Take all of a request or nothing. `lasting`: held as long as an actor lives, so nobody should wait for its end.
@@ -210,7 +200,7 @@ class _Shape:
 class Queue:
     """Those who wait for resources. First come, first served, and who fits may pass who does not; but not for ever:
 
-    who does not fit closes the resources it is short of for all behind it, if it could fit once the present tasks end. It cannot
+    who does not fit keeps all behind it from the resources it asks for, if it could fit once the present tasks end. It cannot
     when lasting holders (actors) have too much; then it is passed, for its turn may never come.
     """
 
@@ -247,7 +237,7 @@ class Queue:
         return True
 
     def admit(self, pool: Pool) -> list[str]:
-        """Give to all who can have theirs now, and let them leave. The cost is that of the different requests, not of the queue."""
+        """Give to all who can have theirs now, and let them leave. Costs as much as there are different requests."""
         admitted = []
         closed: set[str] = set()
         open_shapes = set(self._shapes)
@@ -263,5 +253,5 @@ class Queue:
             else:  # nobody with the same request fits either
                 open_shapes.remove(key)
                 if pool._could_come_free(shape.want):
-                    closed |= pool._short_of(shape.want)
+                    closed.update(shape.want)
         return admitted
