@@ -214,7 +214,7 @@ class Caller:
                 link.cause = DeathCause(*msg.cause)
                 lost: Lost = link.lost(msg.incarnation, begun)
             else:
-                if len(frames) >= 3:
+                if len(frames) >= 2:
                     link.init_error = open_parcel(from_frames(frames[1:], self._port.arena))
                 lost = link.died(begun, DeathCause(*msg.cause), tuple(DeathCause(*c) for c in msg.history))
             for call, executed in lost.failed:

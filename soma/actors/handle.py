@@ -6,8 +6,8 @@ They hold no state of the cluster: each verb goes to the engine that runs in thi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from soma.actors import current
 from soma.actors.engine import ActorSpec, Engine, HandleInfo
@@ -75,10 +75,14 @@ class ActorHandle(Generic[T]):
         bound = ActorMethod[..., Any](self, spec, defaults)
         return bound
 
-    def method(self, of: Callable[Concatenate[T, Q], R]) -> ActorMethod[Q, R]:
+    @overload
+    def method(self, of: Callable[Concatenate[T, Q], Coroutine[Any, Any, R]]) -> ActorMethod[Q, R]: ...
+    @overload
+    def method(self, of: Callable[Concatenate[T, Q], R]) -> ActorMethod[Q, R]: ...
+    def method(self, of: Callable[..., Any]) -> ActorMethod[..., Any]:
         """The same as the attribute, but typed: `handle.method(Counter.add).remote(1)` is checked by mypy."""
-        bound: Any = getattr(self, of.__name__)
-        return bound  # type: ignore[no-any-return]
+        bound: ActorMethod[..., Any] = getattr(self, of.__name__)
+        return bound
 
     def __repr__(self) -> str:
         label = f" {self._info.name!r}" if self._info.name else ""
@@ -114,6 +118,12 @@ class ActorClass(Generic[P, T]):
         engine = current.engine()
         spec = ActorSpec(self._cls, args, kwargs, self._options, methods, has_async(methods))
         return ActorHandle(engine.create_actor(spec), engine)
+
+    def __getattr__(self, name: str) -> Any:
+        """Methods of the class itself, so that `handle.method(Counter.add)` works when `Counter` was decorated."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._cls, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"{self._cls.__name__} is an actor class: make one with {self._cls.__name__}.remote(...)")

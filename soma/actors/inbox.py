@@ -61,34 +61,39 @@ class Inbox:
                 self._stand_down()
 
     def _read_until(self, done: Callable[[], bool], end: float | None) -> bool:
-        box = self._mailbox
+        box, handle = self._mailbox, self._handle
+        fresh = True  # nothing was read yet: most likely there is nothing to read
         while not done():
-            if self.late:
-                if not box.poll(0):
-                    self._do_late()
-                    self._tell()
+            frames = None
+            if not fresh:
+                self.handling = True
+                frames = box.take_nowait()
+            if frames is None:
+                self.handling = False
+                fresh = False
+                if self.late:
+                    if not box.poll(0):
+                        self._do_late()
+                        self._tell()
                     continue
-            else:
                 left = None
                 if end is not None:
                     left = end - time.monotonic()
                     if left <= 0:
                         return False
                 if not box.poll(left):
-                    continue
-            self._handle_one()
-            self._tell()
+                    fresh = True
+                continue
+            try:
+                handle(frames)
+            finally:
+                self.handling = False
+            if self._followers:
+                self._tell()
             if self.interrupted:
                 self.interrupted = False
                 raise KeyboardInterrupt
         return True
-
-    def _handle_one(self) -> None:
-        self.handling = True
-        try:
-            self._handle(self._mailbox.take())
-        finally:
-            self.handling = False
 
     def _stand_down(self) -> None:
         with self._turn:
@@ -119,10 +124,16 @@ class Inbox:
             self._reader = threading.get_ident()
         try:
             for _ in range(64):
-                if not self._mailbox.poll(0):
+                self.handling = True
+                try:
+                    frames = self._mailbox.take_nowait()
+                    if frames is not None:
+                        self._handle(frames)
+                finally:
+                    self.handling = False
+                if frames is None:
                     self._do_late()
                     return
-                self._handle_one()
         finally:
             self._stand_down()
 

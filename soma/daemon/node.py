@@ -208,7 +208,7 @@ class Daemon:
         """Which GPUs a process may see. Machines without any are left alone."""
         if not self.settings.num_gpus:
             return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(str(i) for i in self.pool.gpu_ids(r.actor))}
+        return {"CUDA_VISIBLE_DEVICES": ",".join(str(i) for i in self.pool.gpus_of(r.actor))}
 
     def _on_kill(self, msg: m.Kill, frames: list[bytes]) -> None:
         r = self.residents.by_id.get(ActorId(msg.actor))
@@ -283,10 +283,11 @@ class Daemon:
 
     def status(self) -> dict[str, Any]:
         """What `soma status --json` prints."""
+        holders = self.pool.holders()
         actors = [{
             "actor_id": r.actor, "class_name": r.class_name, "name": r.options.get("name"), "namespace": r.options.get("namespace"),
             "state": r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation, "restarts": r.life.restarts,
-            "memory_bytes": self.memory.rss(r), "resources": self.pool.held(r.actor), "task_worker": r.is_worker,
+            "memory_bytes": self.memory.rss(r), "resources": holders.get(r.actor, {}), "task_worker": r.is_worker,
         } for r in self.residents.by_id.values()]
         return {"node_id": self.node, "pid": os.getpid(), "forkserver_pid": self.spawner.pid, "directory": str(self.directory),
                 "resources": self.totals, "available": dict(self.pool.available()), "capabilities": self.capabilities.as_dict(),

@@ -21,6 +21,8 @@ from soma.errors import ProtocolError, VersionMismatchError
 M = TypeVar("M")
 
 _kinds: dict[int, tuple[type, tuple[tuple[str, tuple[type, ...]], ...]]] = {}
+_shapes: dict[tuple[type, ...], tuple[int, ...]] = {}
+"""Messages and field types that were found right before, with the places of containers: one look-up checks all types."""
 _packers: dict[type, Callable[[Any], tuple[Any, ...]]] = {}
 _packer = msgpack.Packer(use_bin_type=True)
 
@@ -92,15 +94,24 @@ def unpack(frame: bytes) -> Any:
     cls, expected = known
     if len(fields) - 2 != len(expected):
         raise ProtocolError(f"{cls.__name__} has {len(expected)} fields, the header {len(fields) - 2}")
-    for value, (name, accepted) in zip(fields[2:], expected, strict=True):
-        if type(value) not in accepted:
-            raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
-        if type(value) is tuple or type(value) is dict:
-            _check_depth(value, LIMITS.header_depth, f"{cls.__name__}.{name}")
+    shape = (cls, *map(type, fields))
+    containers = _shapes.get(shape)
+    if containers is None:
+        containers = _shapes[shape] = _check_types(cls, fields, expected)
+    for i in containers:
+        if fields[i]:
+            _check_depth(fields[i], LIMITS.header_depth, f"{cls.__name__}.{expected[i - 2][0]}")
     try:
         return cls(*fields[2:])
     except (ValueError, TypeError) as e:
         raise ProtocolError(f"{cls.__name__}: {e}") from None
+
+
+def _check_types(cls: type, fields: tuple[Any, ...], expected: tuple[tuple[str, tuple[type, ...]], ...]) -> tuple[int, ...]:
+    for value, (name, accepted) in zip(fields[2:], expected, strict=True):
+        if type(value) not in accepted:
+            raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
+    return tuple(i for i, value in enumerate(fields) if type(value) is tuple or type(value) is dict)
 
 
 def _check_depth(value: Any, left: int, name: str) -> None:

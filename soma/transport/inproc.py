@@ -41,6 +41,9 @@ class InprocMailbox:
     def take(self) -> list[bytes]:
         return self._queue.popleft()
 
+    def take_nowait(self) -> list[bytes] | None:
+        return self._queue.popleft() if self._queue else None
+
     def recv(self, timeout: float | None) -> list[bytes] | None:
         return self.take() if self.poll(timeout) else None
 

@@ -1,8 +1,9 @@
 """A value between two processes: from what the codec made to the frames behind a header, and back.
 
+    [body]                              a value without buffers
     [segments] [body] [buffer]...
-    segments: b"" when the body stands alone, else msgpack [grant | nil, [nil | [offset, length], ...]], one entry per buffer:
-    nil takes the next frame, a pair lies in the granted block of the sender's arena.
+    segments: msgpack [grant | nil, [nil | [offset, length], ...]], one entry per buffer: nil takes the next frame, a pair
+    lies in the granted block of the sender's arena.
 
 A `Parcel` is a snapshot: it shares no memory with the value it came from. Each `open` gives a private, writable copy.
 """
@@ -65,7 +66,7 @@ def parcel(packed: Packed, arena: Arena | None) -> Parcel:
 def to_frames(p: Parcel, arena: Arena | None, holder: str) -> list[bytes]:
     """The frames behind the header; grants `holder` a lease on the block."""
     if not p.places:
-        return [b"", p.body]
+        return [p.body]
     grant = None
     if p.block is not None:
         assert arena is not None
@@ -75,11 +76,11 @@ def to_frames(p: Parcel, arena: Arena | None, holder: str) -> list[bytes]:
 
 def from_frames(frames: Sequence[bytes], arena: Arena | None, notes: tuple[Any, ...] = ()) -> Parcel:
     """What `to_frames` made, at the receiver; opens the granted block so that it survives its sender."""
-    if len(frames) < 2:
-        raise ProtocolError(f"a value of {len(frames)} frames; at least 2")
+    if len(frames) == 1:
+        return Parcel(frames[0], notes=notes)
+    if not frames:
+        raise ProtocolError("a message that must carry a value carries none")
     segments, body = frames[0], frames[1]
-    if not segments:
-        return Parcel(body, notes=notes)
     try:
         grant, places = msgpack.unpackb(segments, use_list=False)
         if type(places) is not tuple or sum(p is None for p in places) != len(frames) - 2:

@@ -94,7 +94,8 @@ class LocalEngine:
                     options: Options) -> Any:
         self._tidy()
         check_feasible(f"task {spec.name}", placing(options, default_cpus=1.0), self._totals)
-        return self._enter(Call(self._ids(), spec, None, lambda: fn, _packed(args, kwargs), refs_in(args, kwargs), options, Lane(), Loop()))
+        return self._enter(Call(self._ids(), spec, None, lambda: fn, _packed(args, kwargs), refs_in(args, kwargs), options,
+                                Lane(), Loop()))
 
     def _enter(self, call: Call) -> Any:
         """Hand a call over; its refs exist before it runs."""
