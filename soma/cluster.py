@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from soma.actors import current
 from soma.actors.engine import Engine
@@ -15,7 +15,9 @@ from soma.actors.options import Options
 from soma.actors.refs import ObjectRef
 from soma.errors import AlreadyInitializedError, NotInitializedError
 
+P = ParamSpec("P")
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,8 +261,35 @@ def current_actor() -> ActorHandle[Any]:
     return ActorHandle(info, engine)
 
 
+class _ClassOf(Protocol[P, T_co]):
+    """A class as the type checker sees it: makes a T when called with P. (A function has no `__mro__`.)"""
+
+    @property
+    def __mro__(self) -> tuple[type, ...]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+
+class Marker(Protocol):
+    """`@soma.remote(...)` with its options given: marks a class or a function."""
+
+    @overload
+    def __call__(self, target: _ClassOf[P, T], /) -> ActorClass[P, T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+
+
+@overload
+def remote(target: _ClassOf[P, T], /) -> ActorClass[P, T]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, T], /) -> RemoteFunction[P, T]: ...
+@overload
+def remote(**options: Any) -> Marker: ...
 def remote(*args: Any, **options: Any) -> Any:
-    """Mark a class (actor) or a function (task): `@soma.remote`, or `@soma.remote(num_cpus=1)`."""
+    """Mark a class (actor) or a function (task): `@soma.remote`, or `@soma.remote(num_cpus=1)`.
+
+    Type checkers ignore what a decorator makes of a class: for checked calls write `Adder = soma.remote(Counter)`, then
+    `Adder.remote(5)` and `handle.method(Counter.add).remote(1)`; or use the mypy plugin `soma.mypy`.
+    """
     if len(args) == 1 and not options and callable(args[0]):
         return _mark(args[0], Options())
     if args:

@@ -1,0 +1,89 @@
+"""What a type checker sees of handles, refs and remote functions: mypy's own words about a small program."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+api = pytest.importorskip("mypy.api", reason="mypy is not installed")
+
+PROGRAM = """
+import soma
+
+class Counter:
+    def __init__(self, n: int = 0) -> None:
+        self.n = n
+
+    def add(self, k: int) -> int:
+        self.n += k
+        return self.n
+
+    async def name(self) -> str:
+        return "c"
+
+@soma.remote
+def half(x: int) -> float:
+    return x / 2
+
+@soma.remote(num_cpus=2)
+def third(x: int) -> float:
+    return x / 3
+
+Actor = soma.remote(Counter)
+handle = Actor.remote(5)
+"""
+
+SEEN = [
+    ("Actor", "ActorClass[[n: int =], Counter]"),
+    ("soma.remote(num_cpus=1)(Counter)", "ActorClass[[n: int =], Counter]"),
+    ("Actor.options(name='x')", "ActorClass[[n: int =], Counter]"),
+    ("handle", "ActorHandle[Counter]"),
+    ("handle.method(Counter.add)", "ActorMethod[[k: int], int]"),
+    ("handle.method(Counter.add).options(timeout=1)", "ActorMethod[[k: int], int]"),
+    ("handle.method(Counter.add).remote(1)", "ObjectRef[int]"),
+    ("handle.method(Counter.name).remote()", "ObjectRef[str]"),
+    ("soma.get(handle.method(Counter.add).remote(1))", "int"),
+    ("soma.get([half.remote(1)])", "list[float]"),
+    ("half", "RemoteFunction[[x: int], float]"),
+    ("third.remote(1)", "ObjectRef[float]"),
+    ("soma.put('x')", "ObjectRef[str]"),
+]
+
+WRONG = [
+    ('Actor.remote("five")', 'Argument 1 to "remote" of "ActorClass" has incompatible type "str"; expected "int"'),
+    ('handle.method(Counter.add).remote("one")', 'Argument 1 to "remote" of "ActorMethod" has incompatible type "str"; expected "int"'),
+    ("half.remote()", 'Missing positional argument "x" in call to "remote" of "RemoteFunction"'),
+    ("handle.add(1)", ""),  # nothing: what an attribute holds is only known to the plugin
+]
+
+
+def mypy(program: str, folder: Path, *, plugin: bool = False) -> dict[int, str]:
+    """mypy's messages by line."""
+    file = folder / "program.py"
+    file.write_text(program)
+    config = folder / "mypy.ini"
+    config.write_text("[mypy]\nstrict = true\nfollow_imports = silent\nignore_missing_imports = true\n" + "plugins = soma.mypy\n" * plugin)
+    out, err, _ = api.run(["--config-file", str(config), "--cache-dir", str(folder / "cache"), "--no-error-summary", str(file)])
+    assert not err, err
+    said: dict[int, str] = {}
+    for line in out.splitlines():
+        found = re.match(r".*program\.py:(\d+): \w+: (.*)", line)
+        assert found, line
+        said[int(found[1])] = said.get(int(found[1]), "") + re.sub(r"\b(?:soma|program|builtins)\.(?:\w+\.)*", "", found[2])
+    return said
+
+
+@pytest.mark.timeout(120)
+def test_what_mypy_sees(tmp_path: Path) -> None:
+    lines = [*textwrap.dedent(PROGRAM).splitlines(), *(f"reveal_type({e})" for e, _ in SEEN), *(e for e, _ in WRONG)]
+    said = mypy("\n".join(lines), tmp_path)
+    first = len(lines) - len(SEEN) - len(WRONG) + 1
+    assert {n: m for n, m in said.items() if n < first} == {}
+    seen = [(e, said[first + i].removeprefix('Revealed type is "').removesuffix('"')) for i, (e, _) in enumerate(SEEN)]
+    assert seen == SEEN
+    for i, (expression, message) in enumerate(WRONG):
+        told = said.get(first + len(SEEN) + i, "")
+        assert told.startswith(message) and bool(told) == bool(message), (expression, told)
