@@ -6,12 +6,14 @@ each filter lives in its actor.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
 from soma import cluster
 from soma.actors.handle import ActorHandle
+from soma.errors import ClusterError
 from soma.filters import FilterActor
 from soma.graph import runner
 from soma.graph.builder import Blueprint, GraphError, blueprint_of
@@ -109,9 +111,10 @@ class Graph:
     def close(self) -> None:
         """End the graph's processes; what they learnt is gone with them. The next use starts new ones."""
         handles, self._handles = self._handles, {}
-        if cluster.is_initialized():
+        with contextlib.suppress(ClusterError):  # a cluster that is gone took them along
             for handle in handles.values():
-                cluster.kill(handle)
+                if cluster.is_initialized():
+                    cluster.kill(handle)
 
     def to_mermaid(self) -> str:
         """A flowchart that GitHub and notebooks draw."""

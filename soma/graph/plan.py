@@ -46,6 +46,7 @@ class Parallel:
     steps: tuple[Step, ...]
 
 
+_MARKS = {"stateless": "", "trainable": "  · learns", "opaque": "  · opaque"}
 Step = Empty | Execute | Sequence | Parallel
 
 
@@ -95,20 +96,22 @@ class Plan:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
+        drawn = list(self._tree())
+        width = max((len(left) for left, _ in drawn), default=0)
         many = len(self.nodes)
-        return "\n".join([f"Plan of {many} node{'s' * (many != 1)}", *self._tree(self.root, "")])
+        return "\n".join([f"Plan of {many} node{'s' * (many != 1)}",
+                          *(f"{left:<{width}}  {node.label}{_MARKS[node.kind]}" if node else left for left, node in drawn)])
 
-    def _tree(self, step: Step, indent: str) -> Iterator[str]:
-        width = max((len(n.id) for n in self.nodes), default=0)
+    def _tree(self) -> Iterator[tuple[str, PlanNode | None]]:
+        """Lines of the tree: what stands on the left, and the node of the line."""
         # an explicit stack: (step, what stands before it on its own line, what stands before its parts)
-        stack: list[tuple[Step, str, str]] = [(step, indent + "└─ ", indent + "   ")]
+        stack: list[tuple[Step, str, str]] = [(self.root, "└─ ", "   ")]
         while stack:
             step, first, rest = stack.pop()
             if isinstance(step, Execute):
-                node = self._by_id[step.node]
-                yield f"{first}{node.id:<{width}}  {node.label}{'' if node.kind == 'stateless' else '  · ' + node.kind}"
+                yield first + step.node, self._by_id[step.node]
                 continue
-            yield first + type(step).__name__.lower()
+            yield first + type(step).__name__.lower(), None
             parts = () if isinstance(step, Empty) else step.steps
             for part in reversed(parts):
                 last = part is parts[-1]

@@ -81,7 +81,8 @@ class TestRefusals:
                      {"forward": lambda self, x: x})
 
     def test_fit_that_takes_no_targets(self) -> None:
-        self.refused(TypeError, r"Broken.fit\(self, x\) must be", {"forward": lambda self, x, state: x, "fit": lambda self, x: {}})
+        self.refused(TypeError, r"Broken.fit\(self, x\) must be",
+                     {"forward": lambda self, x, state: x, "fit": lambda self, x: {}})
 
     def test_a_kind_that_contradicts_the_class(self) -> None:
         good: dict[str, Any] = {"forward": lambda self, x, state: x}

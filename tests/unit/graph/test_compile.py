@@ -193,9 +193,9 @@ class TestTheShapeOfPlans:
         assert repr(graph.compile()).splitlines() == [
             "Plan of 3 nodes",
             "└─ sequence",
-            "   ├─ apply    Apply(op='+', k=1)",
+            "   ├─ apply       Apply(op='+', k=1)",
             "   └─ parallel",
-            '      ├─ learn    Learn("<b>")  · trainable',
+            '      ├─ learn    Learn("<b>")  · learns',
             "      └─ apply_2  Apply(op='*', k=2)",
         ]
         assert repr(graph) == "Graph(apply >> (learn | apply_2))"

@@ -1,0 +1,115 @@
+"""The `soma` command. Imports what a subcommand needs when it runs, so that `soma --help` is quick.
+
+Errors that a user can act on are one line and exit code 1; anything else keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from soma import __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="soma")
+def main() -> None:
+    """Actors in processes of their own, and graphs of filters that run on them."""
+
+
+@main.command()
+@click.option("--progress/--no-progress", default=None, help="A progress bar; by default where stderr is a terminal.")
+def demo(progress: bool | None) -> None:
+    """Classify handwritten digits with a graph of filters, each in a process of its own."""
+    from soma import demo as show
+
+    try:
+        data = show.digits()
+    except ModuleNotFoundError as e:
+        if str(e) != show.MISSING:
+            raise
+        raise click.ClickException(show.MISSING) from None
+    show.announce()
+    show.show(show.run(data, progress))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Plain data, one list of clusters.")
+def status(as_json: bool) -> None:
+    """What runs on this machine: nodes, actors, memory and refs of your clusters."""
+    from soma.daemon.inspect import clusters
+
+    found = clusters()
+    if as_json:
+        click.echo(json.dumps(found, indent=2, default=str))
+    elif not found:
+        click.echo("no cluster of yours is running on this machine; soma.init() in a program starts one")
+    else:
+        from rich.console import Console
+
+        console = Console()
+        for cluster in found:
+            console.print(render_status(cluster))
+
+
+def render_status(status: Mapping[str, Any]) -> RenderableType:
+    """One cluster as a panel: its node, then its actors. Shows what is there and leaves out what is not."""
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    total, free = status.get("resources") or {}, status.get("available") or {}
+    amounts = ", ".join(f"{_amount(key, free.get(key, 0))} of {_amount(key, most)} {key}" for key, most in sorted(total.items()))
+    facts = [("node", status.get("node_id")), ("daemon", status.get("pid")), ("free", amounts),
+             ("drivers", ", ".join(map(str, status.get("drivers") or ()))), ("directory", status.get("directory")),
+             ("refused messages", status.get("refused_messages"))]
+    for key, value in (status.get("driver") or {}).items():
+        facts.append((f"driver's {key.replace('_', ' ')}", _amount(key, value)))
+    lines = [Text.assemble((f"{name:<20}", "dim"), str(value)) for name, value in facts if value]
+    actors = status.get("actors") or ()
+    table = _table(["actor", "class", "state", "pid", "memory", "reserved", "restarts"], [_actor_row(a) for a in actors])
+    name = str(status.get("directory") or status.get("cluster") or "?").rpartition("/")[2]
+    return Panel(Group(*lines, Text(), table if actors else Text("no actors", style="dim")),
+                 title=Text.assemble("cluster ", (name, "bold")), title_align="left", expand=False)
+
+
+def _actor_row(actor: Mapping[str, Any]) -> list[str]:
+    reserved = ", ".join(f"{_amount(key, n)} {key}" for key, n in (actor.get("resources") or {}).items() if n)
+    memory = actor.get("memory_bytes")
+    kind = "task worker" if actor.get("task_worker") else actor.get("class_name")
+    return [str(actor.get("name") or actor.get("actor_id", "?")), str(kind or ""), str(actor.get("state", "")),
+            str(actor.get("pid") or ""), _bytes(memory) if memory else "", reserved, str(actor.get("restarts") or "")]
+
+
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
+    """A table of the columns that say something in at least one row."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
+    table = Table(header_style="dim", box=None, padding=(0, 2, 0, 0))
+    for i in used:
+        table.add_column(columns[i], justify="right" if columns[i] in ("pid", "memory", "restarts") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(row[i]) for i in used))
+    return table
+
+
+def _amount(key: str, value: Any) -> str:
+    if not isinstance(value, (int, float)):
+        return str(value)
+    return _bytes(value) if any(word in key for word in ("memory", "bytes", "arena")) else f"{value:g}"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
