@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-from pathlib import Path
+import threading
 from typing import Any
 
 from soma.actors import (
@@ -12,7 +10,7 @@ from soma.actors import (
 )
 from soma.actors.context import Identity
 from soma.actors.runtime import Runtime
-from soma.daemon.launch import Lifeline
+from soma.daemon.launch import Daemon
 from soma.errors import ClusterError, GetTimeoutError
 from soma.ids import new_hex
 from soma.transport import messages as m
@@ -25,28 +23,24 @@ END_TIMEOUT = 5.0
 class DriverRuntime(Runtime):
     """A `Runtime` that owns the daemon."""
 
-    def __init__(self, directory: Path, process: subprocess.Popen[bytes], connection: socket.socket, told: dict[str, Any],
-                 ready: dict[str, Any]) -> None:
+    def __init__(self, daemon: Daemon, told: dict[str, Any], ready: dict[str, Any]) -> None:
         identity = Identity(f"d-{new_hex()}", "driver", told["node"], told["settings"]["namespace"], ready["totals"])
-        super().__init__(ZmqWire(directory), identity, Arena(ready["object_store_memory"], directory))
-        self.daemon_pid = process.pid
-        self._lifeline = Lifeline(process, connection, directory, self.cluster_lost)
-        self._lifeline.on_exit = self.shutdown
+        super().__init__(ZmqWire(daemon.directory), identity, Arena(ready["object_store_memory"], daemon.directory))
+        self._daemon = daemon
+        self.daemon_pid = daemon.pid
+        self._ending = threading.Lock()
         self._undo_interrupts = self.inbox.guard_interrupts()
+        daemon.watch(self.cluster_lost, self.shutdown)
 
     def shutdown(self) -> None:
-        """End the cluster: idempotent, from any thread."""
-        with self.port.lock:
-            if self._ending:
-                return
-            self._ending = True
+        """End the cluster: idempotent, from any thread; all but the first caller return at once."""
+        if not self._ending.acquire(blocking=False):
+            return
         self._undo_interrupts()
         if self.lost is None:
             try:
                 self.request(lambda r: m.Ask(r, self.port.me, "shutdown"), timeout=END_TIMEOUT)
             except (ClusterError, GetTimeoutError):
-                self._lifeline.kill()
+                self._daemon.kill()
         super().shutdown()
-        self._lifeline.end(END_TIMEOUT)
-
-    _ending = False
+        self._daemon.end(END_TIMEOUT)

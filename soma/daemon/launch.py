@@ -11,11 +11,12 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,109 +28,127 @@ START_TIMEOUT = 60.0
 
 def start_cluster(**asked: Any) -> Any:
     """A running cluster of this machine: the driver's `Runtime`."""
+    if asked["start_method"] not in ("forkserver", "spawn"):
+        raise ValueError(f"start_method={asked['start_method']!r}: 'forkserver' or 'spawn'")
     remove_stale()
     directory = create_runtime_dir()
     (directory / "logs").mkdir(mode=0o700)
+    daemon: Daemon | None = None
     try:
-        process, lifeline, told = _start_daemon(directory, asked)
+        daemon, told = _start_daemon(directory, asked)
         from soma.daemon.driver import DriverRuntime  # imports numpy and zmq while the daemon does the same
 
-        ready = _wait_ready(process, lifeline, directory)
-        return DriverRuntime(directory, process, lifeline, told, ready)
+        ready = daemon.wait_ready()
+        return DriverRuntime(daemon, told, ready)
     except BaseException:
+        if daemon is not None:
+            daemon.abandon()
         shutil.rmtree(directory, ignore_errors=True)
         raise
 
 
-def _start_daemon(directory: Path, asked: dict[str, Any]) -> tuple[subprocess.Popen[bytes], socket.socket, dict[str, Any]]:
-    if asked["start_method"] not in ("forkserver", "spawn"):
-        raise ValueError(f"start_method={asked['start_method']!r}: 'forkserver' or 'spawn'")
+def _start_daemon(directory: Path, asked: dict[str, Any]) -> tuple[Daemon, dict[str, Any]]:
     ours, theirs = socket.socketpair()
     cluster = directory.name
     settings = {**asked, "preload": list(asked["preload"]), "namespace": asked["namespace"] or secrets.token_hex(8)}
     told = {"cluster": cluster, "directory": str(directory), "node": secrets.token_hex(8), "driver": os.getpid(), "path": sys.path,
             "preload": list(asked["preload"]), "settings": settings}
-    log = os.open(directory / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    log = os.open(directory / "daemon.log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     env = {**os.environ, "SOMA_CLUSTER": cluster, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     try:
         process = subprocess.Popen([sys.executable, "-m", "soma.daemon", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=env,
                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-    finally:
+    except BaseException:
         os.close(log)
+        ours.close()
+        raise
+    finally:
         theirs.close()
-    with contextlib.suppress(BrokenPipeError):  # it died already: `_wait_ready` says why
+    with contextlib.suppress(BrokenPipeError):  # it died already: `wait_ready` says why
         ours.sendall(json.dumps(told).encode() + b"\n")
-    return process, ours, told
+    return Daemon(process, ours, log, directory), told
 
 
-def _wait_ready(process: subprocess.Popen[bytes], lifeline: socket.socket, directory: Path) -> dict[str, Any]:
-    lifeline.settimeout(START_TIMEOUT)
-    try:
-        line = b""
-        while not line.endswith(b"\n"):
-            data = lifeline.recv(65536)
-            if not data:
-                raise ClusterError(f"the daemon ended while it started (exit code {process.wait(5)}):\n{log_tail(directory)}")
-            line += data
-    except TimeoutError:
-        process.kill()
-        process.wait()
-        raise ClusterError(f"the daemon did not start within {START_TIMEOUT:g} s:\n{log_tail(directory)}") from None
-    lifeline.settimeout(None)
-    ready: dict[str, Any] = json.loads(line)
-    return ready
+class Daemon:
+    """The daemon's process, from its driver: its start, the watch on its life, its end."""
 
-
-def log_tail(directory: Path) -> str:
-    """The last lines that the daemon wrote."""
-    try:
-        return (directory / "daemon.log").read_text(errors="replace")[-4000:] or "(it wrote nothing)"
-    except FileNotFoundError:
-        return "(its log is gone)"
-
-
-class Lifeline:
-    """Watches the daemon from its driver, and ends it."""
-
-    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, directory: Path, lost: Any) -> None:
-        self._process, self._connection, self._directory, self._lost = process, connection, directory, lost
+    def __init__(self, process: subprocess.Popen[bytes], lifeline: socket.socket, log: int, directory: Path) -> None:
+        self._process, self._lifeline, self._log = process, lifeline, log
+        self.directory = directory
+        self.pid = process.pid
+        self._driver = os.getpid()
         self._ending = False
-        self._pid = os.getpid()
-        self._thread = threading.Thread(target=self._watch, name="soma-lifeline", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    def wait_ready(self) -> dict[str, Any]:
+        """What it says once it serves; ClusterError with its log if it does not come so far."""
+        self._lifeline.settimeout(START_TIMEOUT)
+        line = b""
+        try:
+            while not line.endswith(b"\n"):
+                data = self._lifeline.recv(65536)
+                if not data:
+                    raise ClusterError(f"the daemon ended while it started (exit code {self._process.wait(5)}):\n{self.log_tail()}")
+                line += data
+        except TimeoutError:
+            raise ClusterError(f"the daemon did not start within {START_TIMEOUT:g} s:\n{self.log_tail()}") from None
+        self._lifeline.settimeout(None)
+        ready: dict[str, Any] = json.loads(line)
+        return ready
+
+    def log_tail(self) -> str:
+        """The last lines that it wrote; readable also when the directory is gone."""
+        size = os.fstat(self._log).st_size
+        return os.pread(self._log, 4000, max(0, size - 4000)).decode(errors="replace") or "(its log is empty)"
+
+    def watch(self, lost: Callable[[BaseException], None], at_exit: Callable[[], None]) -> None:
+        """Call `lost` when it dies unasked, and `at_exit` when this interpreter ends."""
+        def wait() -> None:
+            with contextlib.suppress(OSError):
+                while self._lifeline.recv(64):
+                    continue
+            if not self._ending:
+                code = self._process.wait()
+                lost(ClusterLostError(f"the daemon (pid {self.pid}) is gone ({exit_words(code)}); its actors died with it.\n"
+                                      f"last lines of its log:\n{self.log_tail()}"))
+
+        self._at_exit = lambda: at_exit() if os.getpid() == self._driver else None
         atexit.register(self._at_exit)
-        self.on_exit: Any = lambda: None
-
-    def _watch(self) -> None:
-        with contextlib.suppress(OSError):
-            while self._connection.recv(64):
-                continue
-        if not self._ending:
-            code = self._process.wait()
-            self._lost(ClusterLostError(f"the daemon (pid {self._process.pid}) is gone, exit code {code}; its actors died with it.\n"
-                                        f"{log_tail(self._directory)}"))
-
-    def _at_exit(self) -> None:
-        if os.getpid() == self._pid:
-            self.on_exit()
+        self._thread = threading.Thread(target=wait, name="soma-lifeline", daemon=True)
+        self._thread.start()
 
     def kill(self) -> None:
-        """The daemon does not answer: the zygote does the rest when it is gone."""
+        """It does not answer: the zygote does the rest when it is gone."""
         self._ending = True
         self._process.kill()
 
     def end(self, timeout: float) -> None:
-        """Wait for the daemon to be gone, kill it if need be; the directory goes with it."""
+        """Wait for it to be gone, kill it if need be; the directory goes with it."""
         self._ending = True
         atexit.unregister(self._at_exit)
-        end = time.monotonic() + timeout
         try:
             self._process.wait(timeout)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
         with contextlib.suppress(OSError):
-            self._connection.shutdown(socket.SHUT_RDWR)
-        self._thread.join(max(0.1, end - time.monotonic()))
-        self._connection.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+            self._lifeline.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        self._close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def abandon(self) -> None:
+        """The start failed: leave nothing."""
+        self._process.kill()
+        self._process.wait()
+        self._close()
+
+    def _close(self) -> None:
+        self._lifeline.close()
+        os.close(self._log)
+
+
+def exit_words(code: int) -> str:
+    """"exit code 3", or "SIGKILL"."""
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name

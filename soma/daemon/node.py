@@ -22,6 +22,7 @@ from soma.actors.lifecycle import Phase
 from soma.config import Settings
 from soma.daemon.capabilities import Capabilities
 from soma.daemon.loans import Loans
+from soma.daemon.logs import Dedup
 from soma.daemon.memory import MemoryWatch
 from soma.daemon.residents import Resident, Residents
 from soma.daemon.spawner import Spawner
@@ -56,6 +57,8 @@ class Daemon:
         self._listeners: set[str] = set()
         self._event_number = itertools.count()
         self._over = False
+        self.dedup = Dedup()
+        self._telling_repeats = False
         self._complained: set[bytes] = set()
         self.refused = 0
         self.residents = Residents(self)
@@ -129,6 +132,20 @@ class Daemon:
     def to_drivers(self, msg: Any) -> None:
         for driver in self._drivers:
             self.send(driver + ".s", msg)
+
+    def tell_repeats_later(self) -> None:
+        """Lines that several actors print are shown once and then counted."""
+        due = self.dedup.next_due()
+        if due is not None and not self._telling_repeats:
+            self._telling_repeats = True
+            self.after(max(0.0, due - self.now()), self._tell_repeats)
+
+    def _tell_repeats(self) -> None:
+        self._telling_repeats = False
+        for shown in self.dedup.due(self.now()):
+            r = self.residents.of_peer(shown.actor)
+            self.to_drivers(m.LogLines(r.label if r else "actors", r.pid if r else 0, "stdout", (str(shown),), 0))
+        self.tell_repeats_later()
 
     def event(self, fields: dict[str, Any]) -> None:
         if self._listeners:

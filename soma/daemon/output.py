@@ -50,17 +50,20 @@ class Output:
         if not data:
             self._d.unwatch_fd(fd)
             return
+        self._keep(data)
         self._pass_on(stream, buffer.feed(data))
 
-    def _pass_on(self, stream: str, lines: list[str]) -> None:
-        if not lines:
-            return
+    def _keep(self, data: bytes) -> None:
         if self._file is None:
             self._file = LogFile(self._d.directory / "logs" / f"{self._r.class_name[:40]}-{self._peer}.log")
-        self._file.write("".join(line + "\n" for line in lines))
-        if not self._d.settings.log_to_driver:
+        self._file.write(data)
+
+    def _pass_on(self, stream: str, lines: list[str]) -> None:
+        if not lines or not self._d.settings.log_to_driver:
             return
         now = self._d.now()
+        lines = [str(shown) for line in lines for shown in self._d.dedup.feed(self._peer, line, now)]
+        self._d.tell_repeats_later()
         if now - self._window > 0.1:
             self._spent, self._window = 0, now
         kept: list[str] = []
@@ -99,12 +102,13 @@ class Output:
                     break  # a child of the actor still holds the pipe
                 if not data:
                     break
+                self._keep(data)
                 self._pass_on(stream, buffer.feed(data))
-            self._pass_on(stream, buffer.finish())
+            self._pass_on(stream, buffer.close())
             self._d.unwatch_fd(fd)
             os.close(fd)
             if stream == "stderr":
-                tail = buffer.tail()
+                tail = buffer.tail
         if self._dropped:
             self._send("stderr", [])
         if self._file is not None:

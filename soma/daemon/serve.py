@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ from soma.daemon.node import Daemon
 from soma.daemon.sentinel import Sentinel
 from soma.daemon.spawner import Spawner
 from soma.transport.security import write_owner
+
+log = logging.getLogger("soma.daemon")
 
 
 def serve(lifeline: socket.socket, told: dict[str, Any], directory: Path, spawner: Spawner) -> None:
@@ -37,6 +40,9 @@ def serve(lifeline: socket.socket, told: dict[str, Any], directory: Path, spawne
     lifeline.sendall(json.dumps({"totals": daemon.totals, "object_store_memory": settings.object_store_memory}).encode() + b"\n")
     try:
         daemon.run()
+    except Exception:
+        log.exception("the daemon failed; the cluster ends")  # before anything is closed: the driver shows this
+        raise
     finally:
         daemon.close()
         with contextlib.suppress(OSError):
