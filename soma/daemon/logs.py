@@ -37,14 +37,15 @@ class LineBuffer:
         lines = []
         for piece in complete:
             self._append(piece)
-            lines.append(self._line())
+            lines.append(self._finish())
         self._append(rest)
         return lines
 
-    def finish(self) -> list[str]:
+    def close(self) -> list[str]:
         """The stream has ended: the last line, if it had no end."""
-        return [self._line()] if self._begun else []
+        return [self._finish()] if self._begun else []
 
+    @property
     def tail(self) -> str:
         """The last `tail_bytes` bytes of all, for the report of a death; a character cut in two is left out."""
         start = next((i for i, byte in enumerate(self._tail[:4]) if byte & 0xC0 != 0x80), 0)
@@ -56,7 +57,7 @@ class LineBuffer:
         self._begun += piece[:room]
         self._dropped += max(0, len(piece) - room)
 
-    def _line(self) -> str:
+    def _finish(self) -> str:
         line, dropped = self._begun, self._dropped
         self._begun, self._dropped = bytearray(), 0
         if not dropped and line.endswith(b"\r"):
@@ -150,9 +151,8 @@ class LogFile:
         self.problem = ""
         self._open()
 
-    def write(self, text: str) -> None:
+    def write(self, data: bytes) -> None:
         """Append. Raises ValueError after `close`; errors of the disk go to `problem`."""
-        data = text.encode("utf-8", "backslashreplace")
         if self._fd < 0:
             raise ValueError(f"{self._path} is closed")
         try:
