@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["all", "any"]
 
@@ -148,7 +148,7 @@ def _path(came_from: dict[str, str], start: str, end: str) -> tuple[str, ...]:
     return tuple(reversed(path))
 
 
-def explain(cycle: tuple[str, ...], names: Mapping[str, str]) -> str:
+def explain(cycle: tuple[str, ...], names: Mapping[Any, str]) -> str:
     """"Parent waits for Child, which waits for Parent": what a DeadlockError says. `names` gives what people call an actor."""
     called = [names.get(actor, actor) for actor in cycle]
     if len(called) == 1:
