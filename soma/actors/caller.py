@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from soma.actors.calls import Lost, Link, Pending
+from soma.actors.calls import Link, Lost, Pending
+from soma.actors.consuming import Consumer
 from soma.actors.engine import HandleInfo
 from soma.actors.failures import Failure, rebuild
 from soma.actors.lifecycle import Phase
 from soma.actors.methods import MethodSpec
 from soma.actors.objects import Status
 from soma.actors.options import Options
-from soma.actors.refs import ObjectRefGenerator, RefHome
+from soma.actors.refs import RefHome
 from soma.actors.sharing import Port, Sharing, side
-from soma.actors.streams import Stream
 from soma.config import LIMITS
 from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed, PendingCallsLimitExceeded, TaskCancelledError
-from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, incarnation_peer, object_id
+from soma.ids import DAEMON, ActorId, CallId, CallIds, incarnation_peer, object_id
 from soma.transport import messages as m
 from soma.transport.codec import encode_call
 from soma.transport.frames import pack
@@ -26,17 +26,16 @@ from soma.transport.values import Parcel, from_frames, open_parcel, parcel, to_f
 
 
 class Caller:
-    """Links to actors, calls in flight, streams."""
+    """Links to actors and calls in flight."""
 
     def __init__(self, port: Port, sharing: Sharing, home: RefHome) -> None:
         self._port = port
         self._sharing = sharing
-        self._home = home
         self._next_id = CallIds()
         self._links: dict[ActorId, Link] = {}
         self._labels: dict[ActorId, str] = {}
         self._calls: dict[CallId, Link] = {}
-        self._streams: dict[CallId, Stream] = {}
+        self.streams = Consumer(port, sharing, home, self._peer_of, self.cancel)
         self.settled_hook: Callable[[Pending, Link], None] = lambda call, link: None
         """Told of each settled call (the task pool listens)."""
         self.lost_hook: Callable[[Pending, Link, Executed], bool] = lambda call, link, executed: False
@@ -73,7 +72,7 @@ class Caller:
                 raise PendingCallsLimitExceeded(
                     f"{label_of(info)} has {link.unsettled} unanswered calls of this process; max_pending_calls={options.max_pending_calls}")
             refs = [self._sharing.new_ref(id, info.actor, call.deadline) for id in call.returns]
-            stream = self._open_stream(call, info.actor) if call.streams else None
+            stream = self.streams.open(call, info.actor) if call.streams else None
             self.launch(link, call)
         if stream is not None:
             return stream
@@ -90,13 +89,9 @@ class Caller:
             streams, retries, options.retry_exceptions,
             None if options.timeout is None else time.monotonic() + options.timeout)
 
-    def _open_stream(self, call: Pending, actor: ActorId) -> ObjectRefGenerator[Any]:
-        self._streams[call.call_id] = Stream()
-        return ObjectRefGenerator(object_id(call.call_id), actor, self._home)
-
-    def open_stream(self, call: Pending, actor: ActorId) -> ObjectRefGenerator[Any]:
-        with self._port.lock:
-            return self._open_stream(call, actor)
+    def _peer_of(self, call_id: CallId) -> str | None:
+        link = self._calls.get(call_id)
+        return None if link is None else incarnation_peer(link.actor, link.incarnation)
 
     def launch(self, link: Link, call: Pending) -> None:
         """Send a prepared call, or queue it; the lock is held."""
@@ -126,10 +121,6 @@ class Caller:
         for call in link.flow():
             self._send(link, call)
 
-    @property
-    def has_stream_waiters(self) -> bool:
-        return any(s.waiters for s in self._streams.values())
-
     # -- what comes back -----------------------------------------------------------------------------------------------------
 
     def on_reply(self, msg: m.Reply, frames: list[bytes]) -> None:
@@ -146,7 +137,7 @@ class Caller:
                 self._flow(link)
                 return
             if call.streams:
-                self._stream_item(call, msg, frames)
+                self.streams.on_reply(call, msg, frames)
             elif msg.status == m.CANCELLED:
                 self.settle_all(call, TaskCancelledError(f"{call.method} was cancelled"))
             elif msg.index < len(call.returns):
@@ -181,7 +172,7 @@ class Caller:
             if entry is not None:
                 self._sharing.settle(entry, Status.FAILED, error=error)
         if call.streams:
-            self._stream_failed(call, error)
+            self.streams.fail(call, error)
 
     def _fail(self, call: Pending, link: Link, executed: Executed) -> None:
         self._calls.pop(call.call_id, None)
@@ -256,58 +247,6 @@ class Caller:
                 return None
             self._port.outlet.send(side(incarnation_peer(link.actor, link.incarnation)), [pack(m.Cancel(call_id))])
             return link
-
-    # -- streams -----------------------------------------------------------------------------------------------------------------
-
-    def _stream_item(self, call: Pending, msg: m.Reply, frames: list[bytes]) -> None:
-        stream = self._streams.get(call.call_id)
-        if stream is None:
-            self._sharing.let_go(self._sharing.adopt(msg.refs))
-            return
-        told: list[Callable[[], None]] = []
-        if msg.status in (m.OK, m.ERROR):
-            id = object_id(call.call_id, msg.index)
-            entry = self._sharing.table.add(id, self._port.me, "")
-            entry.local += 1  # the stream's own, until the item is taken
-            self._sharing.arrived(entry, msg.status, frames, msg.refs)
-            told += stream.put(id)
-        elif msg.status == m.CANCELLED:
-            self._stream_failed(call, TaskCancelledError(f"{call.method} was cancelled"))
-        if msg.last:
-            told += stream.end()
-        for fn in told:
-            fn()
-
-    def _stream_failed(self, call: Pending, error: BaseException) -> None:
-        stream = self._streams.get(call.call_id)
-        if stream is None or stream.ended:
-            return
-        id = object_id(call.call_id, (1 << 31) + stream.taken + len(stream.ready))
-        entry = self._sharing.table.add(id, self._port.me, "")
-        entry.local += 1
-        self._sharing.settle(entry, Status.FAILED, error=error)
-        for fn in [*stream.put(id), *stream.end()]:
-            fn()
-
-    def stream_of(self, stream_id: ObjectId) -> Stream | None:
-        return self._streams.get(CallId(stream_id[:16]))
-
-    def stream_credit(self, stream_id: ObjectId, stream: Stream) -> None:
-        taken = stream.credit()
-        link = self._calls.get(CallId(stream_id[:16]))
-        if taken is not None and link is not None:
-            self._port.outlet.send(incarnation_peer(link.actor, link.incarnation), [pack(m.Credit(stream_id[:16], taken))])
-
-    def drop_stream(self, stream_id: ObjectId) -> None:
-        """The consumer is gone: free what was not taken, stop the producer."""
-        call_id = CallId(stream_id[:16])
-        with self._port.lock:
-            stream = self._streams.pop(call_id, None)
-            if stream is None:
-                return
-            self._sharing.let_go(tuple(stream.ready))
-            if not stream.ended:
-                self.cancel(call_id)
 
 
 def label_of(info: HandleInfo) -> str:

@@ -112,7 +112,7 @@ class Executor:
             raise
         except Interrupted:
             self.reply_cancelled(job)
-        except BaseException as e:  # noqa: BLE001 - whatever the user's code raises is its caller's
+        except BaseException as e:
             self.reply_error(job, e)
         finally:
             self._recorder.running(None)

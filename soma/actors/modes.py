@@ -176,7 +176,7 @@ class Async:
         except (SystemExit, LeaveActor) as e:
             if not self._left.done():
                 self._left.set_exception(_Left(e))
-        except BaseException as e:  # noqa: BLE001 - whatever the user's code raises is its caller's
+        except BaseException as e:
             x.reply_error(job, e)
         finally:
             x.finished(job)

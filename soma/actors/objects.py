@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+
 from soma.ids import ObjectId
 from soma.transport.values import Parcel
 

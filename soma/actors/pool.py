@@ -84,7 +84,7 @@ class TaskPool:
         with self._port.lock:
             self._shapes[shape] = needs
             refs = [self._sharing.new_ref(id, "", call.deadline) for id in call.returns]
-            stream: ObjectRefGenerator[Any] | None = self._caller.open_stream(call, ActorId("")) if call.streams else None
+            stream: ObjectRefGenerator[Any] | None = self._caller.streams.open(call, "") if call.streams else None
             self._shape_of[call.call_id] = shape
             self._queues.setdefault(shape, deque()).append(call)
             self._flow(shape)

@@ -65,7 +65,7 @@ def actor_main(start: Start, blackbox_fd: int) -> None:
     code = 1
     try:
         code = _Process(start, blackbox_fd).live()
-    except BaseException:  # noqa: BLE001 - the last line of this process: say it and end
+    except BaseException:
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -130,7 +130,7 @@ class _Process:
             executor.instance = cls(*args, **kwargs)
         except (SystemExit, LeaveActor) as e:
             raise _Failed(self._leave("exited" if isinstance(e, SystemExit) else "exit_actor", _exit_code(e))) from None
-        except BaseException as e:  # noqa: BLE001 - whatever a constructor raises is its callers'
+        except BaseException as e:
             self._report(e, label)
             raise _Failed from None
         runtime.port.outlet.send(DAEMON, [pack(m.ActorReady(start.actor, start.incarnation, ""))])

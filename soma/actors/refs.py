@@ -50,7 +50,7 @@ class ObjectRef(Generic[T]):
         def settle() -> None:
             try:
                 value = self._home.get([self], 0)[0]
-            except BaseException as e:  # noqa: BLE001 - handed on, whatever it is
+            except BaseException as e:
                 out.set_exception(e)
             else:
                 out.set_result(value)

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from soma.actors.caller import Caller
-from soma.actors.creation import create
 from soma.actors.context import CALL, Identity, LeaveActor
+from soma.actors.creation import create
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.inbox import Inbox
 from soma.actors.methods import MethodSpec
-from soma.actors.objects import Entry, Status
+from soma.actors.objects import Status
 from soma.actors.options import Options
 from soma.actors.placing import check_feasible, placing
 from soma.actors.pool import TaskPool
 from soma.actors.refs import ObjectRef, ObjectRefGenerator
+from soma.actors.requests import Requests
+from soma.actors.retrieval import Retrieval
 from soma.actors.sharing import Port, Sharing, side
 from soma.actors.side import SideThread
 from soma.actors.travel import handle_object
 from soma.actors.waiting import Waiting
-from soma.errors import ClusterLostError, DeathCause, GetTimeoutError, NotInitializedError, PlacementError, SomaError
+from soma.errors import ClusterLostError, DeathCause, NotInitializedError, SomaError
 from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
 from soma.transport import messages as m
 from soma.transport.arena import Arena
@@ -50,21 +50,20 @@ class Runtime:
         self.inbox = self.port.inbox = Inbox(self.mailbox, self._on_message, self._needs_reader)
         self.sharing = Sharing(self.port, self)
         self.caller = Caller(self.port, self.sharing, self)
-        self.pool = TaskPool(self.port, self.sharing, self.caller, self.ask)
+        self.requests = Requests(self.port)
+        self.request = self.requests.request
+        self.pool = TaskPool(self.port, self.sharing, self.caller, self.requests.ask)
         self.caller.settled_hook, self.caller.lost_hook = self.pool.on_settled, self.pool.on_lost
         self.caller.idle_hook = self._link_idle
         self.waiting = Waiting(self.port)
-        self._answers: dict[bytes, Callable[[m.Answer], None]] = {}
-        self._request_ids = CallIds()
-        self._dropped_streams: deque[ObjectId] = deque()
+        self.retrieval = Retrieval(self.port, self.sharing, self.waiting, lambda call_id: self._cancel_call(call_id, force=False))
         self._next_put = CallIds()
-        self.lost: BaseException | None = None
         self._closed = False
         self.refused = 0
         """Messages that broke the wire format."""
         self.handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
             m.Reply: self.caller.on_reply, m.ActorUpdate: self.caller.on_update, m.ObjectValue: self.sharing.on_object_value,
-            m.Answer: self._on_answer, m.Deadlock: self.waiting.on_deadlock,
+            m.Answer: self.requests.on_answer, m.Deadlock: self.waiting.on_deadlock,
         }
         self.side = SideThread(wire.mailbox(side(identity.peer)), self)
         self.port.wake_side = self.side.wake
@@ -93,35 +92,13 @@ class Runtime:
         self.side.complain(sender, why)
 
     def _needs_reader(self) -> bool:
-        return not self._closed and (self.sharing.table.watched > 0 or self.caller.backlog or self.pool.backlog or bool(self._answers)
-                                     or self.caller.has_stream_waiters or bool(self.inbox.late))
+        return not self._closed and (self.sharing.table.watched > 0 or self.caller.backlog or self.pool.backlog or self.requests.open
+                                     or self.caller.streams.awaited or bool(self.inbox.late))
 
-    def ask(self, then: Callable[[m.Answer], None]) -> bytes:
-        """A new request id whose answer goes to `then`."""
-        request = bytes(self._request_ids())
-        self._answers[request] = then
-        return request
-
-    def _on_answer(self, msg: m.Answer, frames: list[bytes]) -> None:
-        then = self._answers.pop(msg.request, None)
-        if then is not None:
-            if frames:
-                msg.fields["body"] = frames[0]
-            then(msg)
-
-    def request(self, make: Callable[[bytes], Any], frames: Sequence[bytes] = (), timeout: float | None = 30.0) -> m.Answer:
-        """Ask the daemon and wait; its errors are raised."""
-        got: list[m.Answer] = []
-        request = self.ask(got.append)
-        self.port.outlet.send(DAEMON, [pack(make(request)), *frames])
-        if not self.inbox.wait_until(lambda: bool(got) or self.lost is not None, timeout) or not got:
-            self._answers.pop(request, None)
-            raise self.lost or GetTimeoutError(f"the daemon did not answer within {timeout:g} s")
-        answer = got[0]
-        if answer.error:
-            kinds: dict[str, type[Exception]] = {"ValueError": ValueError, "PlacementError": PlacementError}
-            raise kinds.get(answer.error, SomaError)(answer.text)
-        return answer
+    @property
+    def lost(self) -> BaseException | None:
+        """Set when the daemon is gone."""
+        return self.requests.lost
 
     def check(self) -> None:
         if self.lost is not None:
@@ -139,7 +116,7 @@ class Runtime:
     def submit(self, target: HandleInfo, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
         if self.lost is not None or self._closed:
             self.check()
-        if self.sharing._dropped:
+        if self.sharing.dropped:
             self.sharing.collect()
         return self.caller.submit(target, method, args, kwargs, options)
 
@@ -202,84 +179,16 @@ class Runtime:
         return ref
 
     def get(self, refs: list[ObjectRef[Any]], timeout: float | None) -> list[Any]:
-        if self.sharing._dropped:
+        if self.sharing.dropped:
             self.sharing.collect()
-        entries = self._entries(refs)
-        position = 0
-
-        def settled() -> bool:
-            nonlocal position
-            while position < len(entries) and entries[position].status is not Status.PENDING:
-                if entries[position].status is not Status.VALUE:
-                    return True
-                position += 1
-            return position == len(entries)
-
-        if not settled():
-            self._wait(settled, entries, timeout, every=True)
-        return [self.sharing.value(e) for e in entries[:position + 1]]
-
-    def _entries(self, refs: Sequence[ObjectRef[Any]]) -> list[Entry]:
-        with self.port.lock:
-            entries = [self.sharing._entry(r.id, r.owner, r.producer) for r in refs]
-            for entry in entries:
-                self.sharing.want(entry)
-        return entries
-
-    def _wait(self, settled: Callable[[], bool], entries: list[Entry], timeout: float | None, *, every: bool) -> None:
-        """Wait for values; raises GetTimeoutError, DeadlockError, or KeyboardInterrupt after cancelling them."""
-        deadlines = [e.deadline for e in entries if e.deadline is not None and e.status is Status.PENDING]
-        own = None if timeout is None else time.monotonic() + timeout
-        end = min([*deadlines, *([] if own is None else [own])], default=None)
-        left = None if end is None else max(0.0, end - time.monotonic())
-        try:
-            done = self.waiting.wait(settled, left, entries, every, CALL.get())
-        except KeyboardInterrupt:
-            for e in entries:
-                if e.status is Status.PENDING and e.owner == self.port.me:
-                    self._cancel_call(CallId(e.id[:16]), force=False)
-            raise
-        if done:
-            return
-        missing = sum(e.status is Status.PENDING for e in entries)
-        if own is not None and end == own:
-            raise GetTimeoutError(f"{missing} of {len(entries)} values were not there after {timeout:g} s")
-        for e in entries:
-            if e.deadline is not None and e.deadline <= time.monotonic() and e.status is Status.PENDING:
-                self._cancel_call(CallId(e.id[:16]), force=False)
-                self.sharing.settle(e, Status.FAILED, error=GetTimeoutError("the call took longer than its timeout= and was cancelled"))
-        if not settled():
-            self._wait(settled, entries, None if own is None else max(0.0, own - time.monotonic()), every=every)
+        return self.retrieval.get(refs, timeout)
 
     def wait(self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, /) -> set[int]:
         self.sharing.collect()
-        entries = self._entries(refs)
-        count = [sum(e.status is not Status.PENDING for e in entries)]
-
-        def one_more() -> None:
-            count[0] += 1
-
-        with self.port.lock:
-            watched = [e for e in entries if self.sharing.table.watch(e, one_more)]
-            count[0] = len(entries) - len(watched)
-        try:
-            self._wait(lambda: count[0] >= num_returns, entries, timeout, every=False)
-        except GetTimeoutError:
-            pass  # wait() reports by what it returns
-        finally:
-            with self.port.lock:
-                for e in watched:
-                    self.sharing.table.unwatch(e, one_more)
-        return {i for i, e in enumerate(entries) if e.status is not Status.PENDING}
+        return self.retrieval.wait(refs, num_returns, timeout)
 
     def on_done(self, ref: ObjectRef[Any], fn: Callable[[], None]) -> None:
-        entry = self._entries([ref])[0]
-        with self.port.lock:
-            watched = self.sharing.table.watch(entry, fn)
-        if watched:
-            self.inbox.poke_pump()
-        else:
-            fn()
+        self.retrieval.on_done(ref, fn)
 
     def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
         return self.sharing.rebuild_ref(id, owner, producer)
@@ -301,40 +210,20 @@ class Runtime:
         if link is not None and force:
             self.port.outlet.send(DAEMON, [pack(m.Kill(link.actor, False, "cancelled", False))])
 
-    # -- streams ---------------------------------------------------------------------------------------------------------------
-
     def stream_next(self, stream: ObjectRefGenerator[Any], timeout: float | None) -> ObjectRef[Any]:
-        state = self.caller.stream_of(stream.id)
-        if state is None:
-            raise StopIteration
-        if not state.ready and not state.ended and not self.inbox.wait_until(
-                lambda: bool(state.ready) or state.ended or self.lost is not None, timeout):
-            raise GetTimeoutError("no further item yet")
-        with self.port.lock:
-            item = state.take()
-            if item is None:
-                raise self.lost if self.lost is not None and not state.ended else StopIteration
-            self.caller.stream_credit(stream.id, state)
-        return ObjectRef(item, self.port.me, stream.producer, self)
+        return self.caller.streams.next(stream, timeout, lambda: self.lost)
 
     def on_stream(self, stream: ObjectRefGenerator[Any], fn: Callable[[], None]) -> None:
-        with self.port.lock:
-            state = self.caller.stream_of(stream.id)
-            if state is not None and not state.ready and not state.ended:
-                state.waiters.append(fn)
-                self.inbox.poke_pump()
-                return
-        fn()
+        self.caller.streams.on_item(stream, fn)
 
     def drop_stream(self, stream_id: ObjectId) -> None:
         if not self._closed:
-            self._dropped_streams.append(stream_id)
+            self.caller.streams.drop(stream_id)
             self.side.wake()
 
     def collect(self) -> None:
         """What finalizers left to do; the side thread calls it."""
-        while self._dropped_streams:
-            self.caller.drop_stream(self._dropped_streams.popleft())
+        self.caller.streams.collect()
         self.sharing.collect()
         self.port.arena.sweep()
 
@@ -372,7 +261,7 @@ class Runtime:
         """The daemon is gone: everything that waits hears of it."""
         if self._closed or self.lost is not None:
             return
-        self.lost = error
+        self.requests.lost = error
         self.settle_everything(error)
 
     def settle_everything(self, error: BaseException) -> None:

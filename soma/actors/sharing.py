@@ -46,7 +46,7 @@ class Sharing:
         self._port = port
         self._home = home
         self.table = ObjectTable(port.me, self._tell_owner)
-        self._dropped: deque[ObjectId] = deque()
+        self.dropped: deque[ObjectId] = deque()
         self._dead_peers: set[str] = set()
 
     # -- refs ----------------------------------------------------------------------------------------------------------
@@ -61,10 +61,10 @@ class Sharing:
     def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
         """A ref that came inside a value."""
         with self._port.lock:
-            self._entry(id, owner, producer).local += 1
+            self.entry(id, owner, producer).local += 1
         return ObjectRef(id, owner, producer, self._home)
 
-    def _entry(self, id: ObjectId, owner: str, producer: str) -> Entry:
+    def entry(self, id: ObjectId, owner: str, producer: str) -> Entry:
         known = self.table.get(id)
         if known is None:
             known = self.table.add(id, owner, producer)
@@ -75,7 +75,7 @@ class Sharing:
 
     def drop_ref(self, id: ObjectId) -> None:
         """A ref object died. Called from finalizers: no lock, no socket."""
-        self._dropped.append(id)
+        self.dropped.append(id)
         entry = self.table.get(id)
         if entry is not None and (entry.owner != self._port.me or entry.holders or entry.on_free
                                   or (entry.parcel is not None and entry.parcel.block is not None)):
@@ -83,10 +83,10 @@ class Sharing:
 
     def collect(self) -> None:
         """Act on the refs that died since the last time."""
-        if self._dropped:
+        if self.dropped:
             with self._port.lock:
-                while self._dropped:
-                    self.table.drop_local(self._dropped.popleft())
+                while self.dropped:
+                    self.table.drop_local(self.dropped.popleft())
 
     def _tell_owner(self, entry: Entry) -> None:
         if entry.registered:
@@ -111,7 +111,7 @@ class Sharing:
         """Take over the counts of refs that arrived; each also counts as a local ref until `let_go`."""
         with self._port.lock:
             for id, owner, producer in notes:
-                entry = self._entry(ObjectId(id), owner, producer)
+                entry = self.entry(ObjectId(id), owner, producer)
                 entry.local += 1
                 if owner == self._port.me:
                     self.table.hold(entry, self._port.me, -1)
@@ -232,5 +232,5 @@ def fresh(error: BaseException) -> BaseException:
         return copy
     try:
         return type(error)(*error.args)
-    except Exception:  # noqa: BLE001 - an odd constructor: the same object serves, with a longer traceback
+    except Exception:
         return error

@@ -44,7 +44,7 @@ def message(kind: int) -> Callable[[type[M]], type[M]]:
         names = [name for name, _ in fields]
         scope: dict[str, Any] = {}
         # one attribute access per field, compiled once: this runs twice per call
-        exec(f"def pick(m): return ({PROTOCOL_VERSION}, {kind}, {''.join(f'm.{n}, ' for n in names)})", scope)  # noqa: S102
+        exec(f"def pick(m): return ({PROTOCOL_VERSION}, {kind}, {''.join(f'm.{n}, ' for n in names)})", scope)
         _packers[cls] = scope["pick"]
         return cls
 
