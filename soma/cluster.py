@@ -150,7 +150,8 @@ def put(value: T) -> ObjectRef[T]:
     return current.engine().put(value)
 
 
-def wait(refs: Sequence[ObjectRef[Any]], *, num_returns: int = 1, timeout: float | None = None) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+def wait(refs: Sequence[ObjectRef[Any]], *, num_returns: int = 1,
+         timeout: float | None = None) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """Split refs into settled and unsettled, both in the order given, as soon as `num_returns` are settled.
 
     At most `num_returns` are in the first list. `timeout` is in seconds.

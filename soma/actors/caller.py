@@ -69,8 +69,8 @@ class Caller:
         with self._port.lock:
             link = self.link(info.actor, label_of(info))
             if 0 <= options.max_pending_calls <= link.unsettled:
-                raise PendingCallsLimitExceeded(
-                    f"{label_of(info)} has {link.unsettled} unanswered calls of this process; max_pending_calls={options.max_pending_calls}")
+                raise PendingCallsLimitExceeded(f"{label_of(info)} has {link.unsettled} unanswered calls of this process; "
+                                                f"max_pending_calls={options.max_pending_calls}")
             refs = [self._sharing.new_ref(id, info.actor, call.deadline) for id in call.returns]
             stream = self.streams.open(call, info.actor) if call.streams else None
             self.launch(link, call)
@@ -161,7 +161,7 @@ class Caller:
     def _repeats(self, call: Pending, frames: list[bytes]) -> bool:
         if not call.retry_exceptions or call.retries == 0 or call.answered:
             return False
-        if call.retry_exceptions is True:
+        if isinstance(call.retry_exceptions, bool):
             return True
         failure = open_parcel(from_frames(frames, self._port.arena))
         return isinstance(failure, Failure) and isinstance(rebuild(failure), call.retry_exceptions)

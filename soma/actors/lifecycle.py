@@ -59,7 +59,7 @@ def advance(phase: Phase, happening: Happening) -> Phase:
 
 def to_markdown() -> str:
     """The table and its diagram, as `docs/states.md` holds them."""
-    lines = ["# States of an actor", "", "Generated from `soma/actors/lifecycle.py`; `python -m soma.actors.lifecycle` prints this page.", "",
+    lines = ["# States of an actor", "", "Generated: `python -m soma.actors.lifecycle` prints this page.", "",
              "```mermaid", "stateDiagram-v2", "    [*] --> waiting"]
     lines += [f"    {a.value} --> {b.value}: {h.value}" for (a, h), b in TABLE.items() if a is not b]
     lines += ["    dead --> [*]", "```", "", "| phase | what happens | next |", "|---|---|---|"]

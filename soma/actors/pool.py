@@ -38,10 +38,10 @@ class TaskWorker:
     def run(self, blob: bytes, /, *args: Any, **kwargs: Any) -> Any:
         fn = self._known.get(blob)
         if fn is None:
-            fn = self._known[blob] = decode(blob, ())  # type: ignore[assignment]
+            fn = self._known[blob] = decode(blob, ())
             if len(self._known) > 64:
                 self._known.popitem(last=False)
-        return fn(*args, **kwargs)  # type: ignore[misc]
+        return fn(*args, **kwargs)
 
 
 @dataclass(slots=True)

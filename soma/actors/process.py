@@ -79,7 +79,7 @@ def _limit_threads(n: int) -> None:
     if torch is not None:
         torch.set_num_threads(n)
     if n > 1:
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         threadpool_limits(n)
 
@@ -137,7 +137,8 @@ class _Process:
         return mode
 
     def _report(self, e: BaseException, label: str) -> None:
-        failure = describe(e, f"{label}, pid {os.getpid()}, node {self._start.node}, the constructor", skip=0 if isinstance(e, DecodeError) else 1)
+        where = f"{label}, pid {os.getpid()}, node {self._start.node}, the constructor"
+        failure = describe(e, where, skip=0 if isinstance(e, DecodeError) else 1)
         frames = to_frames(parcel(encode(failure), None), None, DAEMON)
         text = f"{failure.type_name}: {failure.message}\n\n{failure.traceback_text}"
         message = m.ActorReady(self._start.actor, self._start.incarnation, text[-16_000:])

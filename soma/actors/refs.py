@@ -106,7 +106,11 @@ class ObjectRefGenerator(Generic[T]):
         ready: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
-            loop.call_soon_threadsafe(lambda: ready.done() or ready.set_result(None))
+            loop.call_soon_threadsafe(settle)
+
+        def settle() -> None:
+            if not ready.done():
+                ready.set_result(None)
 
         self._home.on_stream(self, wake)
         await ready

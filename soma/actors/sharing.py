@@ -181,14 +181,13 @@ class Sharing:
     def on_fetch(self, msg: m.Fetch) -> None:
         with self._port.lock:
             entry = self.table.get(ObjectId(msg.object_id))
-            if entry is not None and self.table.watch(entry, lambda: self._answer(entry, msg.peer)):
-                self._port.inbox.poke_pump()
-                self.want(entry)
-                return
-        if entry is None:
-            entry = Entry(ObjectId(msg.object_id), self._port.me, "", Status.FAILED,
+            wanted = entry or Entry(ObjectId(msg.object_id), self._port.me, "", Status.FAILED,
                           error=ObjectLostError(f"object {msg.object_id.hex()} is gone: its owner freed it"))
-        self._answer(entry, msg.peer)
+            if self.table.watch(wanted, lambda: self._answer(wanted, msg.peer)):
+                self._port.inbox.poke_pump()
+                self.want(wanted)
+                return
+        self._answer(wanted, msg.peer)
 
     def _answer(self, entry: Entry, peer: str) -> None:
         from soma.actors.failures import describe

@@ -41,7 +41,7 @@ class Spawner:
 
     def read(self) -> list[dict[str, Any]]:
         """What the zygote said; EOFError if it is gone."""
-        said = []
+        said: list[dict[str, Any]] = []
         while True:
             try:
                 data = self._channel.recv(MAX_MESSAGE)

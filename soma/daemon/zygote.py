@@ -192,8 +192,8 @@ def become(start: Start, fds: list[int]) -> None:
     os.dup2(err, 2)
     os.close(out)
     os.close(err)
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+    sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
     os.environ.update({"OMP_NUM_THREADS": str(start.threads), "OPENBLAS_NUM_THREADS": str(start.threads),
                        "MKL_NUM_THREADS": str(start.threads), ACTOR_MARK: f"{start.actor}.{start.incarnation}", **start.env})
     random.seed()

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import zmq
 import zmq.backend
@@ -101,7 +101,7 @@ class ZmqMailbox:
         self._socket.setsockopt(zmq.MAXMSGSIZE, LIMITS.message_bytes)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
         self._waker = Waker()
-        self._items = [(self._socket, int(zmq.POLLIN)), (self._waker.fd, int(zmq.POLLIN))]
+        self._items: Any = [(self._socket, int(zmq.POLLIN)), (self._waker.fd, int(zmq.POLLIN))]
         self._recv = functools.partial(zmq.backend.Socket.recv, self._socket)
         self._get = functools.partial(zmq.backend.Socket.get, self._socket)
         try:
