@@ -54,7 +54,8 @@ SEEN = [
 
 WRONG = [
     ('Actor.remote("five")', 'Argument 1 to "remote" of "ActorClass" has incompatible type "str"; expected "int"'),
-    ('handle.method(Counter.add).remote("one")', 'Argument 1 to "remote" of "ActorMethod" has incompatible type "str"; expected "int"'),
+    ('handle.method(Counter.add).remote("one")',
+     'Argument 1 to "remote" of "ActorMethod" has incompatible type "str"; expected "int"'),
     ("half.remote()", 'Missing positional argument "x" in call to "remote" of "RemoteFunction"'),
     ("handle.add(1)", ""),  # nothing: what an attribute holds is only known to the plugin
 ]
@@ -65,7 +66,8 @@ def mypy(program: str, folder: Path, *, plugin: bool = False) -> dict[int, str]:
     file = folder / "program.py"
     file.write_text(program)
     config = folder / "mypy.ini"
-    config.write_text("[mypy]\nstrict = true\nfollow_imports = silent\nignore_missing_imports = true\n" + "plugins = soma.mypy\n" * plugin)
+    settings = ["[mypy]", "strict = true", "follow_imports = silent", "ignore_missing_imports = true", "plugins = soma.mypy"]
+    config.write_text("\n".join(settings if plugin else settings[:-1]))
     out, err, _ = api.run(["--config-file", str(config), "--cache-dir", str(folder / "cache"), "--no-error-summary", str(file)])
     assert not err, err
     said: dict[int, str] = {}
