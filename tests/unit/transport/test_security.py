@@ -32,7 +32,7 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def base(tmp_path_factory, monkeypatch):
+def base(monkeypatch):
     with tempfile.TemporaryDirectory(prefix="sb-", dir="/tmp") as short:
         os.chmod(short, 0o700)
         monkeypatch.setenv("XDG_RUNTIME_DIR", short)
