@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from typing import TypedDict, Unpack
 
 from soma.daemon.processes import carries, descendants, group_members, members, newest_pid, scan
 from soma.daemon.sentinel import Sentinel, wait_all
@@ -168,17 +169,26 @@ def signal_name(number: int) -> str:
         return f"SIGRTMIN+{number - base}" if base is not None and base < number <= signal.SIGRTMAX else f"signal {number}"
 
 
-def death_cause(pid: int, status: int, *, reason: str | None = None, memory_was_high: bool = False, stderr_tail: str = "",
-                detail: str = "", rss: int = 0, limit: int = 0) -> DeathCause:
-    """What a wait status says, as a DeathCause.
+class Known(TypedDict, total=False):
+    """Fields of a DeathCause that no wait status tells."""
+
+    stderr_tail: str
+    detail: str
+    rss: int
+    limit: int
+
+
+def death_cause(pid: int, status: int, *, reason: str | None = None, memory_was_high: bool = False,
+                **known: Unpack[Known]) -> DeathCause:
+    """What a wait status says, and what the daemon knows besides, as a DeathCause.
 
     Args:
-        reason: what the daemon knows better than the status: "killed", "oom", "shutdown", … None: read it off the status.
-        memory_was_high: the last look at its memory (`rss`) was near what the machine has, so a SIGKILL is suspicious.
+        reason: "killed", "oom", "shutdown", …; None: read it off the status.
+        memory_was_high: at the last look its memory was near what the machine has, so a SIGKILL by nobody we know is suspicious.
+        known: fields of the DeathCause that no status tells.
     """
     code = os.waitstatus_to_exitcode(status)
     name = signal_name(-code) if code < 0 else None
     if reason is None:
         reason = "exited" if name is None else "oom?" if name == "SIGKILL" and memory_was_high else "signal"
-    return DeathCause(reason, exit_code=code if code >= 0 else None, signal=name, pid=pid, stderr_tail=stderr_tail, detail=detail,
-                      rss=rss, limit=limit)
+    return DeathCause(reason, exit_code=code if code >= 0 else None, signal=name, pid=pid, **known)
