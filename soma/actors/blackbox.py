@@ -15,6 +15,7 @@ from soma.actors.calls import fingerprint
 SLOTS = 1024
 SIZE = 16 + SLOTS * 8
 _COUNT = struct.Struct("<Q")
+_NONE = bytes(8)
 
 
 def create() -> int:
@@ -39,14 +40,15 @@ class Recorder:
         self._count = 0
 
     def begin(self, call_id: bytes) -> None:
-        at = 16 + (self._count % SLOTS) * 8
-        self._page[at:at + 8] = fingerprint(call_id)
-        self._count += 1
-        _COUNT.pack_into(self._page, 0, self._count)
+        """A call begins (where several run at once, the last to begin counts as running)."""
+        page, count = self._page, self._count
+        at = 16 + (count % SLOTS) * 8
+        page[at:at + 8] = page[8:16] = fingerprint(call_id)
+        self._count = count + 1
+        _COUNT.pack_into(page, 0, count + 1)
 
-    def running(self, call_id: bytes | None) -> None:
-        """The call that the only thread runs now."""
-        self._page[8:16] = bytes(8) if call_id is None else fingerprint(call_id)
+    def end(self) -> None:
+        self._page[8:16] = _NONE
 
 
 def begun(fd: int) -> bytes:

@@ -37,11 +37,9 @@ class Caller:
         self._calls: dict[CallId, Link] = {}
         self.streams = Consumer(port, sharing, home, self._peer_of, self.cancel)
         self.settled_hook: Callable[[Pending, Link], None] = lambda call, link: None
-        """Told of each settled call (the task pool listens)."""
+        """Told of each settled task (the task pool listens)."""
         self.lost_hook: Callable[[Pending, Link, Executed], bool] = lambda call, link, executed: False
         """Asked about each call that a death failed: True if it will be run elsewhere."""
-        self.idle_hook: Callable[[ActorId], None] = lambda actor: None
-        """Told when a link has no unsettled call left."""
 
     # -- making calls ------------------------------------------------------------------------------------------------------
 
@@ -53,10 +51,6 @@ class Caller:
             self._labels[actor] = label
             self._port.outlet.send(DAEMON, [pack(m.Watch(actor, self._port.me))])
         return link
-
-    def unsettled(self, actor: ActorId) -> int:
-        link = self._links.get(actor)
-        return link.unsettled if link else 0
 
     @property
     def backlog(self) -> bool:
@@ -146,7 +140,7 @@ class Caller:
                     entry = self._sharing.table.get(id)
                     if entry is not None:
                         self._sharing.arrived(entry, msg.status, frames, msg.refs)
-                call.answered.add(msg.index)
+                call.answered += 1
             if msg.last:
                 link.settle(call_id)
                 self._done(link, call)
@@ -154,9 +148,23 @@ class Caller:
 
     def _done(self, link: Link, call: Pending) -> None:
         self._calls.pop(call.call_id, None)
-        self.settled_hook(call, link)
-        if link.unsettled == 0:
-            self.idle_hook(link.actor)
+        if call.label:
+            self.settled_hook(call, link)
+        if link.when_idle is not None:
+            self._idle(link)
+
+    def _idle(self, link: Link) -> None:
+        if link.when_idle is not None and link.unsettled == 0:
+            then, link.when_idle = link.when_idle, None
+            then()
+
+    def when_idle(self, actor: ActorId, then: Callable[[], None]) -> bool:
+        """Call `then` when the last unsettled call to an actor is settled; False if there is none."""
+        link = self._links.get(actor)
+        if link is None or link.unsettled == 0:
+            return False
+        link.when_idle = then
+        return True
 
     def _repeats(self, call: Pending, frames: list[bytes]) -> bool:
         if not call.retry_exceptions or call.retries == 0 or call.answered:
@@ -210,8 +218,7 @@ class Caller:
                 lost = link.died(begun, DeathCause(*msg.cause), tuple(DeathCause(*c) for c in msg.history))
             for call, executed in lost.failed:
                 self._fail(call, link, executed)
-            if link.unsettled == 0:
-                self.idle_hook(link.actor)
+            self._idle(link)
 
     def fail_everything(self, cause: DeathCause, error: BaseException | None = None) -> None:
         """The cluster ends: settle all calls."""

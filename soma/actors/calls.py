@@ -8,6 +8,7 @@ waits here, so a slow actor costs its callers memory and nobody else's.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,8 @@ class Pending:
     retry_exceptions: bool | tuple[type[BaseException], ...] = False
     deadline: float | None = None
     attempt: int = 0
-    answered: set[int] = field(default_factory=set)
+    answered: int = 0
+    """How many of its values came."""
     label: str = ""
     """How messages name it, where the method's name does not serve (tasks)."""
 
@@ -51,7 +53,7 @@ class Lost:
 class Link:
     """One caller's view of one actor."""
 
-    __slots__ = ("actor", "incarnation", "dead", "cause", "history", "waiting", "sent", "_window", "_ready", "init_error")
+    __slots__ = ("actor", "incarnation", "dead", "cause", "history", "waiting", "sent", "_window", "_ready", "init_error", "when_idle")
 
     def __init__(self, actor: ActorId, window: int) -> None:
         self.actor = actor
@@ -64,6 +66,8 @@ class Link:
         self.sent: dict[CallId, Pending] = {}
         self._window = window
         self._ready = False
+        self.when_idle: Callable[[], None] | None = None
+        """To be called once no call is unsettled: the handle was dropped meanwhile."""
 
     @property
     def unsettled(self) -> int:
@@ -157,4 +161,4 @@ class Link:
         if call.retries > 0:
             call.retries -= 1
         call.attempt += 1
-        call.answered.clear()
+        call.answered = 0

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from soma.actors.engine import HandleInfo
+from soma.transport.messages import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +22,8 @@ class Identity:
     actor: HandleInfo | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CallContext:
-    """The call that the current thread or coroutine runs."""
-
-    call_id: bytes
-    attempt: int
-    caller: str
-
-
-CALL: contextvars.ContextVar[CallContext | None] = contextvars.ContextVar("soma_call", default=None)
+CALL: contextvars.ContextVar[Call | None] = contextvars.ContextVar("soma_call", default=None)
+"""The call that the current thread or coroutine runs."""
 
 
 class LeaveActor(BaseException):

@@ -92,10 +92,8 @@ def _count_handles(runtime: Runtime, info: HandleInfo, payload: Any, *, detached
         entry = runtime.sharing.table.add(handle_object(info.actor), runtime.port.me, info.actor)
 
         def last_handle_gone() -> None:
-            if detached:
+            if detached or runtime.caller.when_idle(info.actor, lambda: runtime.sharing.table.free_if_unused(entry)):
                 return
-            if runtime.caller.unsettled(info.actor):
-                return  # asked again when its calls are settled
             entry.on_free = None
             runtime.sharing.table.forget(entry.id)
             runtime.caller.forget(info.actor)

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from soma.actors.blackbox import Recorder
-from soma.actors.context import CALL, CallContext, Interrupted, LeaveActor
+from soma.actors.context import CALL, Interrupted, LeaveActor
 from soma.actors.failures import describe
 from soma.actors.refs import ObjectRef
 from soma.actors.runtime import Runtime
 from soma.actors.streams import Allowance
 from soma.errors import NotSerializableError, ResultNotSerializableError, SomaError
 from soma.transport import messages as m
-from soma.transport.codec import encode
+from soma.transport.codec import decode, encode
 from soma.transport.frames import pack
 from soma.transport.values import Parcel, from_frames, open_parcel, parcel, to_frames
 
@@ -44,8 +44,6 @@ class Executor:
         self._recorder = recorder
         self._cancelled: OrderedDict[bytes, None] = OrderedDict()
         self._allowances: dict[bytes, Allowance] = {}
-        self.accepted: dict[bytes, Job] = {}
-        """Calls that wait or run here."""
 
     # -- cancelling and credit (any thread) --------------------------------------------------------------------------------
 
@@ -70,15 +68,17 @@ class Executor:
     def begin(self, job: Job) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
         """The method and its decoded arguments; refs among them are still refs."""
         self._recorder.begin(job.call.call_id)
-        args, kwargs = open_parcel(from_frames(job.frames, self.runtime.port.arena, job.call.refs))
-        job.frames = []
+        frames, job.frames = job.frames, []
+        arena = self.runtime.port.arena
+        args, kwargs = decode(frames[0], ()) if len(frames) == 1 else open_parcel(from_frames(frames, arena))
         return getattr(self.instance, job.call.method), args, kwargs
 
     def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Refs given as arguments arrive as their values."""
-        refs = [a for a in (*args, *kwargs.values()) if type(a) is ObjectRef]
-        if not refs:
+        kinds = {*map(type, args), *map(type, kwargs.values())}
+        if ObjectRef not in kinds:
             return args, kwargs
+        refs = [a for a in (*args, *kwargs.values()) if type(a) is ObjectRef]
         values = dict(zip(refs, self.runtime.get(refs, None), strict=True))
 
         def swap(a: Any) -> Any:
@@ -86,17 +86,13 @@ class Executor:
 
         return tuple(map(swap, args)), {k: swap(v) for k, v in kwargs.items()}
 
-    def context(self, job: Job) -> CallContext:
-        return CallContext(job.call.call_id, job.call.attempt, job.call.caller)
-
     def run(self, job: Job, call: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]) -> None:
         """Run a call to its last reply in this thread. `call` invokes the method (and guards it against late interrupts)."""
         msg = job.call
         held = self.runtime.sharing.adopt(msg.refs) if msg.refs else ()
-        token = CALL.set(self.context(job))
-        self._recorder.running(msg.call_id)
+        token = CALL.set(msg)
         try:
-            if self.is_cancelled(msg.call_id):
+            if msg.call_id in self._cancelled:
                 self.reply_cancelled(job)
                 return
             method, args, kwargs = self.begin(job)
@@ -116,7 +112,7 @@ class Executor:
         except BaseException as e:
             self.reply_error(job, e)
         finally:
-            self._recorder.running(None)
+            self._recorder.end()
             CALL.reset(token)
             self.finished(job)
             if held:
@@ -124,9 +120,10 @@ class Executor:
                 self.runtime.sharing.collect()
 
     def finished(self, job: Job) -> None:
-        self.accepted.pop(job.call.call_id, None)
-        self._cancelled.pop(job.call.call_id, None)
-        self._allowances.pop(job.call.call_id, None)
+        if self._cancelled:
+            self._cancelled.pop(job.call.call_id, None)
+        if self._allowances:
+            self._allowances.pop(job.call.call_id, None)
 
     def _stream(self, job: Job, items: Iterator[Any], call: Callable[..., Any]) -> None:
         allowance = self.allowance(job.call.call_id)

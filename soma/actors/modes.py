@@ -89,7 +89,8 @@ class Threaded:
     def __init__(self, executor: Executor, concurrency: int, groups: Mapping[str, int], group_of: Mapping[str, str | None]) -> None:
         self._x = executor
         make = concurrent.futures.ThreadPoolExecutor
-        self._pools: dict[str | None, concurrent.futures.ThreadPoolExecutor] = {None: make(concurrency, "soma-call"), **{g: make(n, f"soma-{g}") for g, n in groups.items()}}
+        self._pools: dict[str | None, concurrent.futures.ThreadPoolExecutor] = {None: make(concurrency, "soma-call")}
+        self._pools.update({g: make(n, f"soma-{g}") for g, n in groups.items()})
         self._group_of = group_of
         self._threads: dict[bytes, int] = {}
         self.stopping = False
@@ -132,7 +133,8 @@ class Async:
     def __init__(self, executor: Executor, concurrency: int, groups: Mapping[str, int], group_of: Mapping[str, str | None]) -> None:
         self._x = executor
         self._loop = asyncio.new_event_loop()
-        self._limits: dict[str | None, asyncio.Semaphore] = {None: asyncio.Semaphore(concurrency), **{g: asyncio.Semaphore(n) for g, n in groups.items()}}
+        self._limits: dict[str | None, asyncio.Semaphore] = {None: asyncio.Semaphore(concurrency)}
+        self._limits.update({g: asyncio.Semaphore(n) for g, n in groups.items()})
         self._group_of = group_of
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._left: asyncio.Future[None] = self._loop.create_future()
@@ -158,7 +160,7 @@ class Async:
     async def _run(self, job: Job) -> None:
         x, msg = self._x, job.call
         held = x.runtime.sharing.adopt(msg.refs)
-        CALL.set(x.context(job))
+        CALL.set(msg)
         try:
             async with self._limits[self._group_of.get(msg.method)]:
                 method, args, kwargs = x.begin(job)

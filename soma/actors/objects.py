@@ -8,7 +8,6 @@ ref and every holder's count is zero. A dead holder's counts vanish.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from enum import IntEnum
 
 from soma.ids import ObjectId
@@ -24,33 +23,40 @@ class Status(IntEnum):
     """`error` holds an exception made in this process."""
 
 
-@dataclass(slots=True, eq=False)
 class Entry:
-    """One value, or the lack of it."""
+    """One value, or the lack of it.
 
-    id: ObjectId
-    owner: str
-    producer: str
-    status: Status = Status.PENDING
-    parcel: Parcel | None = None
-    error: BaseException | None = None
-    local: int = 0
-    """Python refs in this process."""
-    registered: int = 0
-    """Counts that the owner holds for this process (borrowed values only)."""
-    holders: dict[str, int] = field(default_factory=dict)
-    callbacks: list[Callable[[], None]] = field(default_factory=list)
-    asked: bool = False
-    deadline: float | None = None
-    contained: tuple[ObjectId, ...] = ()
-    """Refs inside the value, counted as local refs while it exists."""
-    on_free: Callable[[], None] | None = None
+    Attributes:
+        local: Python refs in this process.
+        registered: counts that the owner holds for this process (borrowed values only).
+        holders: counts of other processes.
+        contained: refs inside the value, counted as local refs while it exists.
+    """
+
+    __slots__ = ("id", "owner", "producer", "status", "parcel", "error", "local", "registered", "holders", "callbacks", "asked",
+                 "deadline", "contained", "on_free")
+
+    def __init__(self, id: ObjectId, owner: str, producer: str, status: Status = Status.PENDING,
+                 error: BaseException | None = None) -> None:
+        self.id, self.owner, self.producer = id, owner, producer
+        self.status, self.error = status, error
+        self.parcel: Parcel | None = None
+        self.local = self.registered = 0
+        self.holders: dict[str, int] | None = None
+        self.callbacks: list[Callable[[], None]] | None = None
+        self.asked = False
+        self.deadline: float | None = None
+        self.contained: tuple[ObjectId, ...] = ()
+        self.on_free: Callable[[], None] | None = None
 
 
 class ObjectTable:
-    """Entries by id. Not thread-safe: the runtime's lock is held around it. `released` hears of borrowed values let go."""
+    """Entries by id. Not thread-safe: the runtime's lock is held around it.
 
-    def __init__(self, me: str, released: Callable[[Entry], None]) -> None:
+    `released` hears of borrowed values that nobody here wants; it says whether they may go now.
+    """
+
+    def __init__(self, me: str, released: Callable[[Entry], bool]) -> None:
         self.me = me
         self._entries: dict[ObjectId, Entry] = {}
         self._released = released
@@ -79,7 +85,9 @@ class ObjectTable:
         if entry.status is not Status.PENDING:
             return []
         entry.status, entry.parcel, entry.error, entry.contained = status, parcel, error, contained
-        callbacks, entry.callbacks = entry.callbacks, []
+        callbacks, entry.callbacks = entry.callbacks, None
+        if callbacks is None:
+            return []
         self.watched -= len(callbacks)
         return callbacks
 
@@ -87,17 +95,21 @@ class ObjectTable:
         """Call `fn` when the entry settles; False if it already is."""
         if entry.status is not Status.PENDING:
             return False
+        if entry.callbacks is None:
+            entry.callbacks = []
         entry.callbacks.append(fn)
         self.watched += 1
         return True
 
     def unwatch(self, entry: Entry, fn: Callable[[], None]) -> None:
-        if fn in entry.callbacks:
+        if entry.callbacks is not None and fn in entry.callbacks:
             entry.callbacks.remove(fn)
             self.watched -= 1
 
     def hold(self, entry: Entry, holder: str, delta: int) -> None:
         """Another process's count changed."""
+        if entry.holders is None:
+            entry.holders = {}
         count = entry.holders.get(holder, 0) + delta
         if count:
             entry.holders[holder] = count
@@ -117,8 +129,8 @@ class ObjectTable:
         if entry.local > 0 or entry.holders or self._entries.get(entry.id) is not entry:
             return
         if entry.owner != self.me:
-            self._remove(entry)
-            self._released(entry)
+            if self._released(entry):
+                self._remove(entry)
             return
         if entry.on_free is not None:
             entry.on_free()
@@ -143,5 +155,5 @@ class ObjectTable:
     def forget_holder(self, holder: str) -> None:
         """A process died: nothing is kept for it."""
         for entry in self.values():
-            if entry.holders.pop(holder, None) is not None:
+            if entry.holders and entry.holders.pop(holder, None) is not None:
                 self.free_if_unused(entry)

@@ -159,8 +159,7 @@ class _Process:
             mode = Serial(x)
 
         def on_call(msg: m.Call, frames: list[bytes]) -> None:
-            job = x.accepted[msg.call_id] = Job(msg, frames)
-            mode.accept(job)
+            mode.accept(Job(msg, frames))
 
         def on_cancel(msg: m.Cancel) -> None:
             x.mark_cancelled(msg.call_id)

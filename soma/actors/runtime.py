@@ -17,7 +17,7 @@ from soma.actors.creation import create
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.inbox import Inbox
 from soma.actors.methods import MethodSpec
-from soma.actors.objects import Status
+from soma.actors.objects import Entry, Status
 from soma.actors.options import Options
 from soma.actors.placing import check_feasible, placing
 from soma.actors.pool import TaskPool
@@ -26,7 +26,7 @@ from soma.actors.requests import Requests
 from soma.actors.retrieval import Retrieval
 from soma.actors.sharing import Port, Sharing, side
 from soma.actors.side import SideThread
-from soma.actors.travel import handle_object
+from soma.actors.travel import actor_of, handle_object
 from soma.actors.waiting import Waiting
 from soma.errors import ClusterLostError, DeathCause, NotInitializedError, SomaError
 from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
@@ -54,7 +54,7 @@ class Runtime:
         self.request = self.requests.request
         self.pool = TaskPool(self.port, self.sharing, self.caller, self.requests.ask)
         self.caller.settled_hook, self.caller.lost_hook = self.pool.on_settled, self.pool.on_lost
-        self.caller.idle_hook = self._link_idle
+        self.sharing.busy = self._has_calls
         self.waiting = Waiting(self.port)
         self.retrieval = Retrieval(self.port, self.sharing, self.waiting, lambda call_id: self._cancel_call(call_id, force=False))
         self._next_put = CallIds()
@@ -152,13 +152,10 @@ class Runtime:
             self.sharing.drop_ref(handle_object(info.actor))
             self.side.wake()
 
-    def _link_idle(self, actor: ActorId) -> None:
-        """All calls of a link are settled: a handle that was dropped meanwhile may go now."""
-        entry = self.sharing.table.get(handle_object(actor))
-        if entry is None:
-            self.caller.forget(actor)
-        elif entry.local <= 0:
-            self.sharing.table.free_if_unused(entry)
+    def _has_calls(self, entry: Entry) -> bool:
+        """A borrowed handle with unsettled calls is let go only when they are settled."""
+        actor = actor_of(entry.id)
+        return actor is not None and self.caller.when_idle(actor, lambda: self.sharing.table.free_if_unused(entry))
 
     def exit_actor(self) -> None:
         if self.identity.actor is None:

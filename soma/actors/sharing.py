@@ -48,6 +48,8 @@ class Sharing:
         self.table = ObjectTable(port.me, self._tell_owner)
         self.dropped: deque[ObjectId] = deque()
         self._dead_peers: set[str] = set()
+        self.busy: Callable[[Entry], bool] = lambda entry: False
+        """Asked before a borrowed value is let go: a handle with unsettled calls says yes, and asks again later."""
 
     # -- refs ----------------------------------------------------------------------------------------------------------
 
@@ -88,9 +90,12 @@ class Sharing:
                 while self.dropped:
                     self.table.drop_local(self.dropped.popleft())
 
-    def _tell_owner(self, entry: Entry) -> None:
+    def _tell_owner(self, entry: Entry) -> bool:
+        if self.busy(entry):
+            return False
         if entry.registered:
             self._port.outlet.send(side(entry.owner), [pack(m.Hold(entry.id, self._port.me, -entry.registered))])
+        return True
 
     # -- refs inside messages --------------------------------------------------------------------------------------------
 
@@ -133,12 +138,13 @@ class Sharing:
             callbacks = self.table.settle(entry, status, parcel, error, contained)
         for fn in callbacks:
             fn()
-        with self._port.lock:
-            self.table.settled_unused(entry)
+        if entry.local <= 0:
+            with self._port.lock:
+                self.table.settled_unused(entry)
 
     def arrived(self, entry: Entry, status: int, frames: list[bytes], notes: tuple[Any, ...]) -> None:
         """A value came by message."""
-        contained = self.adopt(notes)
+        contained = self.adopt(notes) if notes else ()
         try:
             parcel = from_frames(frames, self._port.arena, notes)
         except (OSError, SomaError) as e:

@@ -16,13 +16,20 @@ from soma.errors import NotInitializedError
 from soma.ids import ActorId, ObjectId
 from soma.transport import codec
 
+_HANDLES = b"\xff\xff\xff\xff"
+
 Note = tuple[bytes, str, str]
 """What a message says of a ref or handle inside a value: object id, owner, producer."""
 
 
 def handle_object(actor: ActorId) -> ObjectId:
     """The object that stands for an actor's handles; counted like any other by the actor's creator."""
-    return ObjectId(actor.encode() + b"\xff\xff\xff\xff")
+    return ObjectId(actor.encode() + _HANDLES)
+
+
+def actor_of(id: ObjectId) -> ActorId | None:
+    """The actor whose handles an id counts; None for ordinary values."""
+    return ActorId(id[:16].decode()) if id.endswith(_HANDLES) else None
 
 
 def note_of(thing: Any) -> Note:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from soma.actors.context import CallContext
 from soma.actors.objects import Entry, Status
 from soma.errors import DeadlockError
 from soma.ids import DAEMON
@@ -38,7 +37,7 @@ class Waiting:
         self._deadlock = (msg.epoch, msg.text)
 
     def wait(self, settled: Callable[[], bool], timeout: float | None, entries: Sequence[Entry], every: bool,
-             call: CallContext | None) -> bool:
+             call: m.Call | None) -> bool:
         inbox = self._port.inbox
         if not self.serial or call is None or threading.current_thread() is not threading.main_thread():
             return inbox.wait_until(settled, timeout)

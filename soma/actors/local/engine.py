@@ -15,7 +15,6 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from typing import Any
 
@@ -255,10 +254,12 @@ class LocalEngine:
 
     def status(self) -> dict[str, Any]:
         self._tidy()
-        actors = [{"id": a.info.actor, "class": a.info.class_name, "name": a.info.name, "state": a.state, "pid": os.getpid(),
-                   "restarts": a.life.restarts} for a in self._living()]
-        node = {"id": NODE, "pid": os.getpid(), "total": dict(self._totals), "available": self.resources(available=True)}
-        return {"cluster": NODE, "nodes": [node], "actors": actors, "driver": {"refs": len(self._objects)}}
+        actors = [{
+            "actor_id": a.info.actor, "class_name": a.info.class_name, "name": a.info.name, "namespace": a.key[0] if a.key else None,
+            "state": a.state, "pid": os.getpid(), "incarnation": a.life.incarnation, "restarts": a.life.restarts, "resources": a.needs,
+        } for a in self._living()]
+        return {"node_id": NODE, "pid": os.getpid(), "resources": dict(self._totals), "available": self.resources(available=True),
+                "actors": actors, "driver": {"refs": len(self._objects)}}
 
     def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         self._listeners.append(fn)
@@ -268,10 +269,11 @@ class LocalEngine:
         if kind == "ActorDied" and actor.key is not None and self._names.get(actor.key) == actor.info.actor:
             del self._names[actor.key]
         self._events += 1
-        event = {"kind": kind, "seq": self._events, "time": time.time(), "node": NODE, "actor": actor.info.actor,
-                 "class": actor.info.class_name, "name": actor.info.name, "pid": os.getpid()}
+        event: dict[str, Any] = {
+            "kind": kind, "actor_id": actor.info.actor, "class_name": actor.info.class_name, "name": actor.info.name,
+            "restarts": actor.life.restarts, "pid": os.getpid(), "node_id": NODE, "seq": self._events, "time": time.time()}
         if cause is not None:
-            event["cause"] = {f.name: getattr(cause, f.name) for f in fields(cause)}
+            event |= {"reason": cause.reason, "signal": cause.signal, "exit_code": cause.exit_code}
         for fn in list(self._listeners):
             fn(dict(event))
 

@@ -10,7 +10,7 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -166,9 +166,9 @@ class LocalRun:
             if inspect.iscoroutine(result):
                 result = call.loop.run(result)
         if call.stream is not None:
-            if not isinstance(result, (Iterator, AsyncIterator)):
+            if not isinstance(result, (Iterable, AsyncIterator)):
                 raise TypeError(f"{call.label} returned {type(result).__name__}; num_returns='streaming' needs a generator")
-            call.stream.generator = result
+            call.stream.generator = result if isinstance(result, AsyncIterator) else iter(result)
             return ()
         if call.actor is not None:
             call.actor.save()
