@@ -73,11 +73,11 @@ class Output:
                 self._dropped += 1
                 continue
             self._spent += len(line)
-            if size + len(line) > 12_000:  # a header carries them, and characters may take 4 bytes
+            if size + len(line) > 12_000:  # a header carries them; characters may take 4 bytes, and lines may be empty
                 self._send(stream, kept)
                 kept, size = [], 0
             kept.append(line)
-            size += len(line)
+            size += len(line) + 10
         if kept:
             self._send(stream, kept)
 

@@ -1,17 +1,19 @@
 """Headers on the wire: `[version, kind, *fields]` in msgpack, bounded and checked before anything in it is used.
 
 Refuses: headers over 64 KiB (before unpacking: a small bomb unpacks to a big one), nesting deeper than 8, trailing bytes,
-extension types, wrong arity, wrong field types, another protocol version. Never pickle. Each message class in `messages`
-registers itself here by its number; numbers are only ever appended.
+extension types (timestamps too), keys that are no strings or come twice, wrong arity, wrong field types, another protocol
+version. Never pickle. Each message class in `messages` registers itself here by its number; numbers are only ever appended.
+A field's annotation is its type all the way down: of `tuple[tuple[str, bytes], ...]` every item is checked, `Any` is plain data.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgpack
 
@@ -20,15 +22,64 @@ from soma.errors import ProtocolError, VersionMismatchError
 
 M = TypeVar("M")
 
-_kinds: dict[int, tuple[type, tuple[tuple[str, tuple[type, ...]], ...]]] = {}
-_shapes: dict[tuple[type, ...], tuple[int, ...]] = {}
-"""Messages and field types that were found right before, with the places of containers: one look-up checks all types."""
+Check = Callable[[Any, int], bool]
+"""Whether a value is as it should be, and nested at most so deep."""
+
+_kinds: dict[int, tuple[type, tuple[tuple[str, tuple[type, ...], Check | None], ...]]] = {}
+_shapes: dict[tuple[type, ...], tuple[tuple[int, Check], ...]] = {}
+"""Messages and field types that were found right before, with what else is to be checked: one look-up checks all types."""
 _packers: dict[type, Callable[[Any], tuple[Any, ...]]] = {}
 _packer = msgpack.Packer(use_bin_type=True)
 
 
+_ITEMS = 2048
+"""Of one array. msgpack makes room for all that are claimed, at each of 1,024 levels, before it sees that they are not there."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,37}")
+_names: set[str] = set()
+
+
+def _is_name(value: str, left: int) -> bool:
+    """A file name with room for the side mailbox's suffix: a socket of this name lies in the runtime directory, nowhere else."""
+    if value in _names:
+        return True
+    if _NAME.fullmatch(value) is None:
+        return False
+    if len(_names) < 10_000:
+        _names.add(value)
+    return True
+
+
+Name = Annotated[str, _is_name]
+"""The name of a peer or actor."""
+
+
+def _is_natural(value: int, left: int) -> bool:
+    return 0 <= value < 1 << 32
+
+
+Natural = Annotated[int, _is_natural]
+
+
+def _is_call_id(value: bytes, left: int) -> bool:
+    return len(value) == 16
+
+
+CallKey = Annotated[bytes, _is_call_id]
+"""A `CallId` on the wire."""
+
+
 def _no_extension(code: int, data: bytes) -> Any:
     raise ProtocolError(f"header holds an extension type {code}; none is allowed")
+
+
+def _mapping(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    if any(type(key) is not str for key, _ in pairs):
+        raise ProtocolError("header holds a key that is no string")
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ProtocolError("header holds a key twice")
+    return made
 
 
 def message(kind: int) -> Callable[[type[M]], type[M]]:
@@ -37,11 +88,12 @@ def message(kind: int) -> Callable[[type[M]], type[M]]:
     def register(cls: type[M]) -> type[M]:
         if kind in _kinds:
             raise ValueError(f"kind {kind} is taken by {_kinds[kind][0].__name__}")
-        hints = typing.get_type_hints(cls)
-        fields = tuple((f.name, _accepted(hints[f.name])) for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+        hints = typing.get_type_hints(cls, include_extras=True)
+        fields = tuple((f.name, _accepted(hints[f.name]), _check_of(hints[f.name]))
+                       for f in dataclasses.fields(cls))  # type: ignore[arg-type]
         _kinds[kind] = (cls, fields)
         cls.kind = kind  # type: ignore[attr-defined]
-        names = [name for name, _ in fields]
+        names = [name for name, _, _ in fields]
         scope: dict[str, Any] = {}
         # one attribute access per field, compiled once: this runs twice per call
         exec(f"def pick(m): return ({PROTOCOL_VERSION}, {kind}, {''.join(f'm.{n}, ' for n in names)})", scope)
@@ -56,13 +108,56 @@ def _accepted(hint: Any) -> tuple[type, ...]:
     origin = typing.get_origin(hint)
     if origin is typing.Union or origin is types.UnionType:
         return tuple(t for arm in typing.get_args(hint) for t in _accepted(arm))
+    if origin is Annotated:
+        return _accepted(typing.get_args(hint)[0])
     if hasattr(hint, "__supertype__"):
         return _accepted(hint.__supertype__)
     if origin is not None:
         return (origin,)
     if hint is float:
         return (float, int)
+    if hint is Any:
+        return (type(None), bool, int, float, str, bytes, tuple, dict)
     return (hint,)
+
+
+def _check_of(hint: Any) -> Check | None:
+    """What an annotation asks for beyond the type itself."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        check: Check = args[1]
+        return check
+    if origin is typing.Union or origin is types.UnionType:
+        checks = [(_accepted(arm), _check_of(arm)) for arm in args]
+        if all(c is None for _, c in checks):
+            return None
+        return lambda value, left: any(type(value) in t and (c is None or c(value, left)) for t, c in checks)
+    if hint is Any:
+        return _is_plain
+    if origin is dict:
+        key, item = args[0], _item(args[1])
+        assert key is str
+        return lambda value, left: left > 0 and all(item(v, left - 1) for v in value.values())
+    if origin is tuple and args[1:] == (...,):
+        item = _item(args[0])
+        return lambda value, left: left > 0 and all(item(v, left - 1) for v in value)
+    if origin is tuple:
+        items = [_item(a) for a in args]
+        return lambda value, left: left > 0 and len(value) == len(items) and all(
+            c(v, left - 1) for c, v in zip(items, value, strict=True))
+    return None
+
+
+def _item(hint: Any) -> Check:
+    accepted, check = _accepted(hint), _check_of(hint)
+    return lambda value, left: type(value) in accepted and (check is None or check(value, left))
+
+
+def _is_plain(value: Any, left: int) -> bool:
+    kind = type(value)
+    if kind is tuple or kind is dict:
+        return left > 0 and all(_is_plain(v, left - 1) for v in (value.values() if kind is dict else value))
+    return value is None or kind in (bool, int, float, str, bytes)
 
 
 def pack(m: Any) -> bytes:
@@ -78,7 +173,7 @@ def unpack(frame: bytes) -> Any:
     if len(frame) > LIMITS.header_bytes:
         raise ProtocolError(f"header of {len(frame)} bytes; at most {LIMITS.header_bytes} are read")
     try:
-        fields = msgpack.unpackb(frame, use_list=False, ext_hook=_no_extension, strict_map_key=False)
+        fields = msgpack.unpackb(frame, use_list=False, ext_hook=_no_extension, object_pairs_hook=_mapping, max_array_len=_ITEMS)
     except ProtocolError:
         raise
     except (ValueError, msgpack.UnpackException, RecursionError) as e:
@@ -95,31 +190,28 @@ def unpack(frame: bytes) -> Any:
     if len(fields) - 2 != len(expected):
         raise ProtocolError(f"{cls.__name__} has {len(expected)} fields, the header {len(fields) - 2}")
     shape = (cls, *map(type, fields))
-    containers = _shapes.get(shape)
-    if containers is None:
-        containers = _shapes[shape] = _check_types(cls, fields, expected)
-    for i in containers:
-        if fields[i]:
-            _check_depth(fields[i], LIMITS.header_depth, f"{cls.__name__}.{expected[i - 2][0]}")
+    checks = _shapes.get(shape)
+    if checks is None:
+        checks = _shapes[shape] = _checks_for(cls, fields, expected)
+    for i, check in checks:
+        value = fields[i]  # mostly an empty tuple, or a name that was seen before: 0.1 µs instead of 0.6
+        if (value not in _names if check is _is_name else value != ()) and not check(value, LIMITS.header_depth):
+            raise ProtocolError(f"{cls.__name__}.{expected[i - 2][0]} holds what it may not")
     try:
         return cls(*fields[2:])
     except (ValueError, TypeError) as e:
         raise ProtocolError(f"{cls.__name__}: {e}") from None
 
 
-def _check_types(cls: type, fields: tuple[Any, ...], expected: tuple[tuple[str, tuple[type, ...]], ...]) -> tuple[int, ...]:
-    for value, (name, accepted) in zip(fields[2:], expected, strict=True):
+def _checks_for(cls: type, fields: tuple[Any, ...], expected: tuple[tuple[str, tuple[type, ...], Check | None], ...]
+                ) -> tuple[tuple[int, Check], ...]:
+    checks = []
+    for i, (value, (name, accepted, check)) in enumerate(zip(fields[2:], expected, strict=True), 2):
         if type(value) not in accepted:
             raise ProtocolError(f"{cls.__name__}.{name} is a {type(value).__name__}")
-    return tuple(i for i, value in enumerate(fields) if type(value) is tuple or type(value) is dict)
-
-
-def _check_depth(value: Any, left: int, name: str) -> None:
-    if left == 0:
-        raise ProtocolError(f"{name} is nested deeper than {LIMITS.header_depth}")
-    for item in value.values() if type(value) is dict else value:
-        if type(item) is tuple or type(item) is dict:
-            _check_depth(item, left - 1, name)
+        if check is not None and value is not None:
+            checks.append((i, check))
+    return tuple(checks)
 
 
 def check_parts(frames: list[bytes]) -> None:

@@ -1,7 +1,7 @@
 """Every message of the wire, one frozen dataclass each. Numbers are append-only.
 
 A message is a header; most carry a value behind it (see `transport.values`): `[header] [segments] [body] [buffer]…`.
-Field types are exact: the header is refused when a field has another. Tuples and dicts are bounded in depth.
+Field types are exact, all the way down (see `transport.frames`): a header is refused when a field has another.
 """
 
 from __future__ import annotations
@@ -9,7 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from soma.transport.frames import message
+from soma.transport.frames import CallKey, Name, Natural, message
+
+Notes = tuple[tuple[bytes, Name, str], ...]
+"""Refs inside the value: object id, owner, producer. They are already counted for the receiver."""
+
+Cause = tuple[str, int | None, str | None, int, str, str, int, int, bool]
+"""The fields of a `DeathCause`."""
 
 # -- between callers and actors, read from the mailbox ----------------------------------------------------------------
 
@@ -17,20 +23,16 @@ from soma.transport.frames import message
 @message(1)
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Run a method. The value behind it is `(args, kwargs)`; `refs` are the refs inside, already counted for the receiver."""
+    """Run a method. The value behind it is `(args, kwargs)`."""
 
-    call_id: bytes
-    caller: str
+    call_id: CallKey
+    caller: Name
     method: str
     num_returns: int
     """-1 streams."""
     attempt: int
     deadline_ms: int | None
-    refs: tuple[Any, ...]
-
-    def __post_init__(self) -> None:
-        if len(self.call_id) != 16:
-            raise ValueError(f"call_id of {len(self.call_id)} bytes")
+    refs: Notes
 
 
 OK, ERROR, CANCELLED, END, INIT_ERROR = range(5)
@@ -41,11 +43,11 @@ OK, ERROR, CANCELLED, END, INIT_ERROR = range(5)
 class Reply:
     """One return value of a call (or its only error). `status` is OK, ERROR, CANCELLED, END (of a stream) or INIT_ERROR."""
 
-    call_id: bytes
-    index: int
+    call_id: CallKey
+    index: Natural
     status: int
     last: bool
-    refs: tuple[Any, ...]
+    refs: Notes
 
 
 @message(3)
@@ -53,8 +55,8 @@ class Reply:
 class Credit:
     """The consumer of a stream took items: the producer may be `taken` + its window ahead."""
 
-    call_id: bytes
-    taken: int
+    call_id: CallKey
+    taken: Natural
 
 
 @message(4)
@@ -64,7 +66,7 @@ class ObjectValue:
 
     object_id: bytes
     status: int
-    refs: tuple[Any, ...]
+    refs: Notes
 
 
 @message(5)
@@ -72,22 +74,21 @@ class ObjectValue:
 class ActorUpdate:
     """The daemon tells watchers what became of an actor.
 
-    `state` is a `Phase` value; `cause` the fields of a DeathCause; `history` earlier ones. The first frame behind it holds
-    the calls that the dead incarnation had begun, 8 bytes each (`calls.fingerprint`); a second value may hold the
-    constructor's exception.
+    `state` is a `Phase` value; `history` holds earlier causes. The first frame behind it holds the calls that the dead
+    incarnation had begun, 8 bytes each (`calls.fingerprint`); a value after it, the constructor's exception.
     """
 
-    actor: str
-    incarnation: int
+    actor: Name
+    incarnation: Natural
     state: str
-    cause: tuple[Any, ...]
-    history: tuple[Any, ...]
+    cause: Cause | tuple[()]
+    history: tuple[Cause, ...]
 
 
 @message(6)
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The daemon's answer to a request with an id. `error` is "" or a kind of `daemon.node.ERRORS` with `text`."""
+    """The daemon's answer to a request. `error` is "" or an exception's name, with its `text`; a body may follow."""
 
     request: bytes
     error: str
@@ -100,7 +101,7 @@ class Answer:
 class Deadlock:
     """Your wait number `epoch` is part of the cycle that `text` names."""
 
-    epoch: int
+    epoch: Natural
     text: str
 
 
@@ -120,7 +121,7 @@ class Stop:
 class Cancel:
     """Interrupt a call, or drop it from the queue."""
 
-    call_id: bytes
+    call_id: CallKey
 
 
 @message(21)
@@ -129,7 +130,7 @@ class Fetch:
     """Send me this value when it is settled; answered by ObjectValue."""
 
     object_id: bytes
-    peer: str
+    peer: Name
 
 
 @message(22)
@@ -138,7 +139,7 @@ class Hold:
     """`holder` holds `delta` more (or fewer) references to a value that the receiver owns."""
 
     object_id: bytes
-    holder: str
+    holder: Name
     delta: int
 
 
@@ -147,7 +148,7 @@ class Hold:
 class PeerDied:
     """A process is gone: its leases and references return."""
 
-    peer: str
+    peer: Name
 
 
 @message(24)
@@ -156,10 +157,10 @@ class LogLines:
     """Lines that an actor printed; `stream` is "stdout" or "stderr"."""
 
     label: str
-    pid: int
+    pid: Natural
     stream: str
-    lines: tuple[Any, ...]
-    dropped: int
+    lines: tuple[str, ...]
+    dropped: Natural
 
 
 @message(25)
@@ -178,8 +179,8 @@ class Event:
 class Hello:
     """A driver or actor process is there."""
 
-    peer: str
-    pid: int
+    peer: Name
+    pid: Natural
     role: str
 
 
@@ -189,13 +190,13 @@ class CreateActor:
     """Make an actor. `options` are the placing ones; the value behind it is `(cls, args, kwargs, groups)`, kept unread."""
 
     request: bytes
-    actor: str
-    creator: str
+    actor: Name
+    creator: Name
     class_name: str
     options: dict[str, Any]
-    refs: tuple[Any, ...]
+    refs: Notes
     info: bytes
-    """The pickled HandleInfo, given to those who find the actor by name; the daemon does not unpickle it."""
+    """The pickled HandleInfo, for those who find the actor by name; the daemon never unpickles it."""
 
 
 @message(42)
@@ -203,8 +204,8 @@ class CreateActor:
 class Watch:
     """Tell me what becomes of this actor."""
 
-    actor: str
-    peer: str
+    actor: Name
+    peer: Name
 
 
 @message(43)
@@ -212,7 +213,7 @@ class Watch:
 class Kill:
     """End an actor. `reason` is a DeathCause reason; `graceful` lets it finish its queue first."""
 
-    actor: str
+    actor: Name
     no_restart: bool
     reason: str
     graceful: bool
@@ -224,7 +225,7 @@ class FindActor:
     """Who has this name?"""
 
     request: bytes
-    peer: str
+    peer: Name
     name: str
     namespace: str
 
@@ -234,17 +235,17 @@ class FindActor:
 class Blocked:
     """The sender waits for calls of other actors: `on` is a tuple of (actor, call id). It gives its CPU back meanwhile."""
 
-    peer: str
-    epoch: int
-    on: tuple[Any, ...]
+    peer: Name
+    epoch: Natural
+    on: tuple[tuple[str, bytes], ...]
     every: bool
 
 
 @message(46)
 @dataclass(frozen=True, slots=True)
 class Unblocked:
-    peer: str
-    epoch: int
+    peer: Name
+    epoch: Natural
 
 
 @message(47)
@@ -252,8 +253,8 @@ class Unblocked:
 class ActorReady:
     """The constructor returned (or raised: then `error` is set and its exception is the value behind)."""
 
-    actor: str
-    incarnation: int
+    actor: Name
+    incarnation: Natural
     error: str
 
 
@@ -262,7 +263,7 @@ class ActorReady:
 class Leaving:
     """This process ends by its own will; `reason` is "exit_actor", "exited" or "init"."""
 
-    peer: str
+    peer: Name
     reason: str
     exit_code: int
 
@@ -273,7 +274,7 @@ class LeaseWorker:
     """Lend me a task actor with these resources; answered by Answer with its actor id."""
 
     request: bytes
-    peer: str
+    peer: Name
     options: dict[str, Any]
 
 
@@ -282,7 +283,7 @@ class LeaseWorker:
 class ReturnWorker:
     """A lent task actor, or a request for one, is not needed any more."""
 
-    peer: str
+    peer: Name
     actor: str
     request: bytes
 
@@ -293,14 +294,5 @@ class Ask:
     """A question with a plain answer: what = "status", "available", "events" (subscribe), "ping"."""
 
     request: bytes
-    peer: str
+    peer: Name
     what: str
-
-
-@message(52)
-@dataclass(frozen=True, slots=True)
-class Shutdown:
-    """End the cluster."""
-
-    peer: str
-    reason: str
