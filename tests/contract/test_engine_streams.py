@@ -134,9 +134,11 @@ def test_an_item_that_cannot_be_pickled() -> None:
 
 
 def test_streaming_needs_a_generator() -> None:
-    stream = Source.remote().as_list.options(num_returns="streaming").remote()
-    with pytest.raises(TypeError, match="list"):
+    source = Source.remote()
+    stream = source.times_closed.options(num_returns="streaming").remote()
+    with pytest.raises(TypeError, match="int"):
         get(next(stream))
+    assert get(source.as_list.remote()) == [1, 2]
 
 
 def test_a_dropped_stream_stops_its_producer() -> None:

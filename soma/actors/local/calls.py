@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -137,3 +137,8 @@ def _outside_loops() -> Iterator[None]:
         yield
     finally:
         asyncio._set_running_loop(outer)
+
+
+def refs_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[ObjectRef[Any]]:
+    """The refs that arrive as values: those at the top level."""
+    return [a for a in (*args, *kwargs.values()) if isinstance(a, ObjectRef)]

@@ -21,7 +21,7 @@ from typing import Any
 import soma.actors.travel  # noqa: F401 - refs and handles can travel from here on
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.local.actor import LocalActor
-from soma.actors.local.calls import Call, Lane, Loop, Outcome, Slot, Stream
+from soma.actors.local.calls import Call, Lane, Loop, Outcome, Slot, Stream, refs_in
 from soma.actors.local.objects import LocalObjects
 from soma.actors.local.run import LocalRun, raise_cancelled
 from soma.actors.methods import MethodSpec
@@ -266,7 +266,7 @@ class LocalEngine:
         return lambda: self._listeners.remove(fn) if fn in self._listeners else None
 
     def _announce(self, kind: str, actor: LocalActor, cause: DeathCause | None) -> None:
-        if kind == "ActorDied" and actor.key is not None and self._names.get(actor.key) == actor.info.actor:
+        if actor.cause is not None and actor.key is not None and self._names.get(actor.key) == actor.info.actor:
             del self._names[actor.key]
         self._events += 1
         event: dict[str, Any] = {
@@ -293,11 +293,6 @@ class LocalEngine:
             self._runs.lives.end(actor, DeathCause("shutdown", pid=os.getpid()))
         self._streams.clear()
         self._closed = True
-
-
-def refs_in(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[ObjectRef[Any]]:
-    """The refs that arrive as values: those at the top level."""
-    return [a for a in (*args, *kwargs.values()) if isinstance(a, ObjectRef)]
 
 
 def _packed(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parcel:

@@ -30,6 +30,7 @@ class LocalLives:
     def construct(self, actor: LocalActor) -> None:
         """Run the constructor; a failure is the actor's death, and each call will say so."""
         actor.life.admitted()
+        self._announce("ActorStarted", actor, None)
         error: BaseException | None = None
         try:
             args, kwargs = self._run.arguments(actor.made_from, actor.ctor_needs)
@@ -45,7 +46,6 @@ class LocalLives:
         if actor.doom is not None:
             return self.dies(actor, actor.doom)
         actor.life.constructed()
-        self._announce("ActorRestarted" if actor.life.incarnation else "ActorStarted", actor, None)
 
     def _stillborn(self, actor: LocalActor, error: BaseException) -> None:
         actor.init_failure = failure = describe(error, f"the constructor of {actor.label}")
@@ -80,9 +80,10 @@ class LocalLives:
             self._run.streams.end(stream, obituary)
         actor.instance = None
         actor.loop.close()
-        if pause is not None:
-            return self.construct(actor)
         self._announce("ActorDied", actor, seen)
+        if pause is not None:
+            self._announce("ActorRestarted", actor, None)
+            return self.construct(actor)
         for call in actor.queued():
             self._run.pump(call)
 
