@@ -43,12 +43,12 @@ class Caller:
 
     # -- making calls ------------------------------------------------------------------------------------------------------
 
-    def link(self, actor: ActorId, label: str) -> Link:
-        """The link to an actor; the first use subscribes to its life."""
+    def link(self, actor: ActorId, info: HandleInfo | None) -> Link:
+        """The link to an actor; the first use subscribes to its life. Task workers have no handle."""
         link = self._links.get(actor)
         if link is None:
             link = self._links[actor] = Link(actor, LIMITS.window)
-            self._labels[actor] = label
+            self._labels[actor] = label_of(info) if info is not None else "task worker"
             self._port.outlet.send(DAEMON, [pack(m.Watch(actor, self._port.me))])
         return link
 
@@ -61,7 +61,7 @@ class Caller:
         returns = options.num_returns
         call = self.prepare(method.name, args, kwargs, returns, options.max_task_retries, options)
         with self._port.lock:
-            link = self.link(info.actor, label_of(info))
+            link = self.link(info.actor, info)
             if 0 <= options.max_pending_calls <= link.unsettled:
                 raise PendingCallsLimitExceeded(f"{label_of(info)} has {link.unsettled} unanswered calls of this process; "
                                                 f"max_pending_calls={options.max_pending_calls}")

@@ -72,8 +72,7 @@ class ActorHandle(Generic[T]):
         defaults = self._info.options
         if spec.num_returns != defaults.num_returns:
             defaults = defaults.merge({"num_returns": spec.num_returns})
-        bound = ActorMethod[..., Any](self, spec, defaults)
-        return bound
+        return ActorMethod(self, spec, defaults)
 
     @overload
     def method(self, of: Callable[Concatenate[T, Q], Coroutine[Any, Any, R]]) -> ActorMethod[Q, R]: ...

@@ -32,6 +32,8 @@ class Inbox:
         self._pump: threading.Thread | None = None
         self._pump_event = threading.Event()
         self._closed = False
+        self._busy = False
+        """More messages were there at the last look: take them without polling for each."""
         self.handling = False
         self.interrupted = False
         """A signal came while a message was being handled; raised right after."""
@@ -62,15 +64,13 @@ class Inbox:
 
     def _read_until(self, done: Callable[[], bool], end: float | None) -> bool:
         box, handle = self._mailbox, self._handle
-        fresh = True  # nothing was read yet: most likely there is nothing to read
         while not done():
             frames = None
-            if not fresh:
+            if self._busy:
                 self.handling = True
                 frames = box.take_nowait()
             if frames is None:
-                self.handling = False
-                fresh = False
+                self.handling = self._busy = False
                 if self.late:
                     if not box.poll(0):
                         self._do_late()
@@ -82,8 +82,10 @@ class Inbox:
                     if left <= 0:
                         return False
                 if not box.poll(left):
-                    fresh = True
-                continue
+                    continue
+                self.handling = True
+                frames = box.take()
+                self._busy = box.ready()
             try:
                 handle(frames)
             finally:

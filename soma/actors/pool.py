@@ -115,7 +115,7 @@ class TaskPool:
 
     def _start(self, actor: ActorId, lease: Lease, call: Pending) -> None:
         lease.call = call.call_id
-        self._caller.launch(self._caller.link(actor, "task worker"), call)
+        self._caller.launch(self._caller.link(actor, None), call)
 
     def _granted(self, shape: str, answer: m.Answer) -> None:
         with self._port.lock:

@@ -74,7 +74,8 @@ class Runtime:
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:
-            check_parts(frames)
+            if len(frames) > 4:
+                check_parts(frames)
             if len(frames) < 2:
                 raise SomaError("no header")
             msg = unpack(frames[1])

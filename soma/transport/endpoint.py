@@ -25,6 +25,7 @@ Frame = bytes | bytearray | memoryview
 
 # pyzmq's own send_multipart and recv_multipart spend half of their time on enum arithmetic: 6 µs a message against 3
 _NOBLOCK, _MORE, _RCVMORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.RCVMORE)
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 class Mailbox(Protocol):
@@ -36,6 +37,7 @@ class Mailbox(Protocol):
     def poll(self, timeout: float | None) -> bool: ...
     def take(self) -> list[bytes]: ...
     def take_nowait(self) -> list[bytes] | None: ...
+    def ready(self) -> bool: ...
     def wake(self) -> None: ...
     def close(self) -> None: ...
 
@@ -137,6 +139,10 @@ class ZmqMailbox:
             return self.take()
         except zmq.Again:
             return None
+
+    def ready(self) -> bool:
+        """Whether a message is there; a hint that costs a fifth of `poll`."""
+        return bool(int(self._get(_EVENTS)) & _POLLIN)
 
     def recv(self, timeout: float | None) -> list[bytes] | None:
         return self.take() if self.poll(timeout) else None

@@ -44,6 +44,9 @@ class InprocMailbox:
     def take_nowait(self) -> list[bytes] | None:
         return self._queue.popleft() if self._queue else None
 
+    def ready(self) -> bool:
+        return bool(self._queue)
+
     def recv(self, timeout: float | None) -> list[bytes] | None:
         return self.take() if self.poll(timeout) else None
 
