@@ -105,6 +105,13 @@ def started_here() -> list[psutil.Process]:
     return sorted(found, key=lambda p: p.pid)
 
 
+def children_of(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)  # type: ignore[no-any-return]
+    except psutil.NoSuchProcess:
+        return []  # it ended
+
+
 def descriptors() -> Iterator[tuple[int, str]]:
     folder = Path("/proc/self/fd")
     if not folder.exists():
@@ -139,7 +146,7 @@ def leaks(before: Held, *, shared: bool = False) -> list[str]:
     """
     now = Held.now()
     if shared:
-        below = {child for p in before.processes if p.is_running() for child in p.children(recursive=True)}
+        below = {child for p in before.processes for child in children_of(p)}
         now = replace(now, processes=now.processes - below, threads=before.threads, descriptors=before.descriptors)
     if now <= before:
         return []
