@@ -86,7 +86,7 @@ class Daemon:
             if self._over:
                 break
             for key, _ in self._selector.select(self._until_next_timer()):
-                if key.data is not None:
+                if key.data is not None and self._selector.get_map().get(key.fd) is key:  # an earlier one may have closed it
                     key.data(key.fd)
             now = self.now()
             while self._timers and self._timers[0][0] <= now:
