@@ -6,18 +6,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+from typing import Any, ParamSpec, TypeVar, overload
 
 from soma.actors import current
 from soma.actors.engine import Engine
-from soma.actors.handle import ActorClass, ActorHandle, RemoteFunction
+from soma.actors.handle import ActorClass, ActorHandle, ClassOf, Marker, RemoteFunction
 from soma.actors.options import Options
 from soma.actors.refs import ObjectRef
 from soma.errors import AlreadyInitializedError, NotInitializedError
 
 P = ParamSpec("P")
 T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,25 +261,8 @@ def current_actor() -> ActorHandle[Any]:
     return ActorHandle(info, engine)
 
 
-class _ClassOf(Protocol[P, T_co]):
-    """A class as the type checker sees it: makes a T when called with P. (A function has no `__mro__`.)"""
-
-    @property
-    def __mro__(self) -> tuple[type, ...]: ...
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
-
-
-class Marker(Protocol):
-    """`@soma.remote(...)` with its options given: marks a class or a function."""
-
-    @overload
-    def __call__(self, target: _ClassOf[P, T], /) -> ActorClass[P, T]: ...  # type: ignore[overload-overlap]
-    @overload
-    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, T]: ...
-
-
 @overload
-def remote(target: _ClassOf[P, T], /) -> ActorClass[P, T]: ...  # type: ignore[overload-overlap]
+def remote(target: ClassOf[P, T], /) -> ActorClass[P, T]: ...  # type: ignore[overload-overlap]
 @overload
 def remote(target: Callable[P, T], /) -> RemoteFunction[P, T]: ...
 @overload

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from soma.actors import current
 from soma.actors.engine import ActorSpec, Engine, HandleInfo
@@ -17,6 +17,7 @@ from soma.actors.refs import ObjectRef
 from soma.ids import ActorId
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 R = TypeVar("R")
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -166,3 +167,20 @@ class RemoteFunction(Generic[P, R]):
 
     def __reduce__(self) -> Any:
         return type(self), (self._fn, self._options)
+
+
+class ClassOf(Protocol[P, T_co]):
+    """A class as the type checker sees it: makes a T when called with P. (A function has no `__mro__`.)"""
+
+    @property
+    def __mro__(self) -> tuple[type, ...]: ...
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T_co: ...
+
+
+class Marker(Protocol):
+    """`@soma.remote(...)` with its options given: marks a class or a function."""
+
+    @overload
+    def __call__(self, target: ClassOf[P, T], /) -> ActorClass[P, T]: ...  # type: ignore[overload-overlap]
+    @overload
+    def __call__(self, target: Callable[P, T], /) -> RemoteFunction[P, T]: ...

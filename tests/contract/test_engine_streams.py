@@ -57,7 +57,7 @@ class Coroutines:
         self.n = 0
 
     async def add(self, k: int) -> int:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # workload
         self.n += k
         return self.n
 
@@ -66,7 +66,7 @@ class Coroutines:
 
     async def numbers(self, n: int) -> AsyncIterator[int]:
         for i in range(n):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # workload
             yield i
 
     async def ask(self, other: Any) -> int:
@@ -191,7 +191,7 @@ def test_coroutines_await_other_actors() -> None:
 def test_async_functions() -> None:
     @soma.remote
     async def later(x: int) -> int:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # workload
         return x
 
     assert get(later.remote(4)) == 4

@@ -11,6 +11,7 @@ Values travel as snapshots, as everywhere: nothing is shared between an actor an
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import deque
@@ -173,10 +174,8 @@ class LocalEngine:
         return settled
 
     def on_done(self, ref: ObjectRef[Any], fn: Callable[[], None]) -> None:
-        try:
+        with contextlib.suppress(DeadlockError):  # `fn` asks for the value, meets the same error, and hands it on
             self._runs.force(self._objects.slot(ref))
-        except DeadlockError:
-            pass  # `fn` asks for the value and meets the same error, which then settles whatever waits for it
         fn()
 
     def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
