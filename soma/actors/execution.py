@@ -17,6 +17,7 @@ from soma.actors.context import CALL, Interrupted, LeaveActor
 from soma.actors.failures import describe
 from soma.actors.refs import ObjectRef
 from soma.actors.runtime import Runtime
+from soma.actors.savepoint import Savepoint
 from soma.actors.streams import Allowance
 from soma.errors import NotSerializableError, ResultNotSerializableError, SomaError
 from soma.transport import messages as m
@@ -41,6 +42,8 @@ class Executor:
         self.runtime = runtime
         self.label = label
         self.instance: Any = None
+        self.savepoint: Savepoint | None = None
+        """Set for actors that save their state."""
         self._recorder = recorder
         self._cancelled: OrderedDict[bytes, None] = OrderedDict()
         self._allowances: dict[bytes, Allowance] = {}
@@ -166,6 +169,8 @@ class Executor:
             raise ResultNotSerializableError(e.path, e.problem, e.hint) from None
 
     def reply_result(self, job: Job, result: Any) -> None:
+        if self.savepoint is not None:
+            self.savepoint.after_call()
         n = job.call.num_returns
         if n == 1:
             self._send(job, 0, m.OK, True, self._parcel(result, "result"))
@@ -185,6 +190,8 @@ class Executor:
         self._send(job, index, m.OK, False, self._parcel(item, f"item {index}"))
 
     def reply_end(self, job: Job, count: int) -> None:
+        if self.savepoint is not None:
+            self.savepoint.after_call()
         self._send(job, count, m.END, True, None)
 
     def reply_cancelled(self, job: Job) -> None:

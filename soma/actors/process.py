@@ -28,6 +28,7 @@ from soma.actors.failures import describe
 from soma.actors.modes import Async, Serial, Threaded
 from soma.actors.refs import ObjectRef
 from soma.actors.runtime import Runtime
+from soma.actors.savepoint import Savepoint, path_of
 from soma.errors import DecodeError
 from soma.ids import DAEMON, ActorId, ObjectId, incarnation_peer
 from soma.transport import messages as m
@@ -128,6 +129,10 @@ class _Process:
             mode = self._mode(executor, plan, getattr(runtime.identity.actor, "methods", {}))
             args, kwargs = executor.resolve(args, kwargs)
             executor.instance = cls(*args, **kwargs)
+            savepoint = Savepoint(executor.instance, path_of(Path(start.directory), start.actor))
+            if savepoint.wanted:
+                savepoint.restore()
+                executor.savepoint = savepoint
         except (SystemExit, LeaveActor) as e:
             raise _Failed(self._leave("exited" if isinstance(e, SystemExit) else "exit_actor", _exit_code(e))) from None
         except BaseException as e:

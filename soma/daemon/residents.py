@@ -17,6 +17,7 @@ from soma.actors import blackbox
 from soma.actors.lifecycle import Phase
 from soma.actors.placing import amounts
 from soma.actors.process import Start
+from soma.actors.savepoint import path_of
 from soma.actors.supervisor import Life
 from soma.daemon.output import Output
 from soma.daemon.reaping import death_cause
@@ -100,22 +101,37 @@ class Residents:
         d = self._d
         incarnation = r.life.admitted()
         r.ending = r.leaving = r.init_error = None
+        self._by_peer[peer := r.peer] = r
+        try:
+            self._launch(r, incarnation)
+        except (OSError, ValueError) as e:  # no descriptors left, or a start that is too long to be told
+            why = f"{type(e).__name__}: {e}"
+            d.after(0.0, lambda: self.on_failed(peer, why, d.now()))
+            return
+        d.after(d.settings.init_timeout, lambda: self._init_timeout(r, incarnation))
+        self._event(r, "ActorStarted")
+
+    def _launch(self, r: Resident, incarnation: int) -> None:
+        """Ask the forkserver for a process with its pipes and black box."""
+        d = self._d
         r.box = blackbox.create()
         out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
+        try:
+            err_read, err_write = os.pipe()
+        except OSError:
+            os.close(out_read)
+            os.close(out_write)
+            raise
         r.output = Output(d, r, out_read, err_read)
         env = {**r.options.get("env", {}), **d.gpu_env(r)}
         start = Start(str(d.directory), r.actor, incarnation, r.class_name, r.creator, r.options.get("payload", b""), d.node,
                       r.options.get("namespace", ""), d.totals, d.settings.object_store_memory,
                       max(1, int(r.options.get("num_cpus", 1))), env)
-        self._by_peer[r.peer] = r
         try:
             d.spawner.spawn(start, (out_write, err_write, r.box), r.options.get("heavy", ()), d.settings.start_method)
         finally:
             os.close(out_write)
             os.close(err_write)
-        d.after(d.settings.init_timeout, lambda: self._init_timeout(r, incarnation))
-        self._event(r, "ActorStarted")
 
     def _init_timeout(self, r: Resident, incarnation: int) -> None:
         if r.life.phase is Phase.STARTING and r.life.incarnation == incarnation:
@@ -125,8 +141,8 @@ class Residents:
     def on_spawned(self, peer: str, pid: int) -> None:
         r = self._by_peer[peer]
         r.pid = pid
-        if r.ending is not None:
-            os.kill(pid, signal.SIGKILL)
+        if r.ending is not None:  # it was to end before it was there
+            self.end(r, r.ending)
         self._d.memory.ensure()
 
     def on_failed(self, peer: str, why: str, now: float) -> None:
@@ -193,6 +209,7 @@ class Residents:
         """End it for good; `graceful` lets it finish its queue."""
         if r.life.phase is Phase.DEAD:
             return
+        self._free_name(r)  # at once: its name may be given again while it still ends
         had_process = r.life.stop()
         why = DeathCause(reason, pid=r.pid)
         if not had_process:
@@ -208,9 +225,11 @@ class Residents:
         d = self._d
         r = self._by_peer.pop(peer)
         was_starting = r.life.phase is Phase.STARTING
-        r.last_begun = blackbox.begun(r.box)
-        os.close(r.box)
+        if r.box >= 0:
+            r.last_begun = blackbox.begun(r.box)
+            os.close(r.box)
         tail = r.output.finish() if r.output else ""
+        r.output = None
         cause = self._cause(r, pid, status, max_rss, tail)
         if was_starting and cause.reason in ("exited", "signal", "oom", "oom?"):
             cause = dataclasses.replace(cause, in_constructor=True)
@@ -239,12 +258,16 @@ class Residents:
     def _buried(self, r: Resident, cause: DeathCause) -> None:
         r.last = cause
         del self.by_id[r.actor]
-        name = (r.options.get("namespace"), r.options.get("name"))
-        if r.options.get("name") and self._names.get(name) is r:  # type: ignore[arg-type]
-            del self._names[name]  # type: ignore[arg-type]
+        self._free_name(r)
+        path_of(self._d.directory, r.actor).unlink(missing_ok=True)
         self._tombs[r.actor] = r
         while len(self._tombs) > 10_000:
             self._tombs.pop(next(iter(self._tombs)))
         self._tell(r)
         r.watchers.clear()
         self.on_gone(r)
+
+    def _free_name(self, r: Resident) -> None:
+        name = (str(r.options.get("namespace")), str(r.options.get("name")))
+        if r.options.get("name") and self._names.get(name) is r:
+            del self._names[name]

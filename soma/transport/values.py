@@ -112,3 +112,16 @@ def open_parcel(p: Parcel) -> Any:
             assert window is not None
             buffers.append(window[place[0]:place[0] + place[1]])
     return decode(p.body, buffers)
+
+
+def to_bytes(p: Parcel) -> bytes:
+    """A parcel without shared memory or refs, as one string of bytes for a file."""
+    assert p.block is None
+    data: bytes = msgpack.packb([p.body, *p.inline])
+    return data
+
+
+def from_bytes(data: bytes) -> Parcel:
+    """What `to_bytes` made."""
+    body, *inline = msgpack.unpackb(data, max_bin_len=len(data))
+    return Parcel(body, (None,) * len(inline), tuple(inline))
