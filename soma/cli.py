@@ -66,7 +66,9 @@ def render_status(status: Mapping[str, Any]) -> RenderableType:
 
     total, free = status.get("resources") or {}, status.get("available") or {}
     amounts = ", ".join(f"{_amount(key, free.get(key, 0))} of {_amount(key, most)} {key}" for key, most in sorted(total.items()))
-    facts = [("node", status.get("node_id")), ("daemon", status.get("pid")), ("free", amounts),
+    machine = status.get("capabilities") or {}
+    gpus = ", ".join(str(g.get("name", "?")) for g in machine.get("gpus") or ()) or machine.get("gpu_reason")
+    facts = [("node", status.get("node_id")), ("daemon", status.get("pid")), ("free", amounts), ("GPUs", gpus),
              ("drivers", ", ".join(map(str, status.get("drivers") or ()))), ("directory", status.get("directory")),
              ("refused messages", status.get("refused_messages"))]
     for key, value in (status.get("driver") or {}).items():

@@ -6,7 +6,10 @@ It measures what it prints. Without scikit-learn it says what to install.
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,19 +79,32 @@ def run(data: Data, progress: bool | None = None) -> Shown:
     began = time.perf_counter()
     own = None if cluster.is_initialized() else cluster.init()
     try:
-        pids = g.pids()
+        with _spinner("starting the processes; each imports scikit-learn", progress):
+            pids = g.pids()
         started = time.perf_counter()
         g.fit(X_train, y_train, progress=progress)
         fitted = time.perf_counter()
         predicted = g.predict(X_test)
         ended = time.perf_counter()
         daemon = cluster.status().get("pid")
+        daemon = None if daemon == os.getpid() else daemon
     finally:
         g.close()
         if own is not None:
             cluster.shutdown()
     return Shown(g.compile(), float((predicted == y_test).mean()), (len(y_train), len(y_test)), pids, os.getpid(), daemon,
                  {"start": started - began, "fit": fitted - started, "predict": ended - fitted})
+
+
+@contextmanager
+def _spinner(text: str, shown: bool | None) -> Iterator[None]:
+    if not (sys.stderr.isatty() if shown is None else shown):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"[bold]{text}"):
+        yield
 
 
 def announce() -> None:
