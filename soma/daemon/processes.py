@@ -41,6 +41,11 @@ def descendants(pid: int) -> set[int]:
     return found & living
 
 
+def children(pid: int) -> set[int]:
+    """Children of `pid`, those that are gone and not reaped included."""
+    return {p for p, parent, _, _ in _stats() if parent == pid}
+
+
 def group_members(group: int) -> set[int]:
     """Living processes of a process group, of whatever user."""
     return {pid for pid, _, g, alive in _stats() if g == group and alive}

@@ -1,6 +1,6 @@
 """The forkserver: a single-threaded process with numpy, zmq and cloudpickle imported, that forks actors on request.
 
-It is the parent and subreaper of every actor, so it alone learns how each ended, and adopts what they leave behind. It is the
+It is the parent of every actor, so it alone learns how each ended. It adopts what dead actors leave behind, and ends it. It is the
 last to go: when the daemon is gone, however it went, it ends every process of the cluster and removes the runtime directory.
 
     daemon → zygote   {"spawn": {...Start}, "heavy": [...], "method": …} with the descriptors of stdout, stderr, blackbox
@@ -27,13 +27,15 @@ import time
 from typing import Any
 
 from soma.actors.process import Start, actor_main
-from soma.daemon.processes import descendants
+from soma.daemon.processes import children, descendants
 from soma.daemon.reaping import become_subreaper, die_with, kill_all
 from soma.daemon.sentinel import Sentinel
 
 MAX_MESSAGE = 128 * 1024
 MARK = "SOMA_CLUSTER"
 ACTOR_MARK = "SOMA_ACTOR"
+ORPHAN = ""
+"""Stands for the peer of a process that was adopted."""
 
 
 def encode_start(start: Start) -> dict[str, Any]:
@@ -91,9 +93,7 @@ class Zygote:
         finally:
             for fd in fds:
                 os.close(fd)
-        sentinel = Sentinel(pid)
-        self._children[pid] = (peer, sentinel)
-        self._selector.register(sentinel.fileno(), selectors.EVENT_READ, pid)
+        self._watch(pid, peer)
         self._tell({"spawned": peer, "pid": pid})
         return True
 
@@ -128,34 +128,31 @@ class Zygote:
 
     # -- endings -------------------------------------------------------------------------------------------------------------
 
+    def _watch(self, pid: int, peer: str) -> None:
+        sentinel = Sentinel(pid)
+        self._children[pid] = (peer, sentinel)
+        self._selector.register(sentinel.fileno(), selectors.EVENT_READ, pid)
+
     def _reap(self, pid: int) -> None:
         peer, sentinel = self._children.pop(pid)
         self._selector.unregister(sentinel.fileno())
         sentinel.close()
         _, status, usage = os.wait4(pid, 0)
-        self._tell({"exited": peer, "pid": pid, "status": status, "rss": usage.ru_maxrss * 1024})
-        self._end_leftovers(pid, peer)
-        self._reap_orphans()
+        if peer != ORPHAN:
+            self._tell({"exited": peer, "pid": pid, "status": status, "rss": usage.ru_maxrss * 1024})
+        self._end_orphans()
 
-    def _end_leftovers(self, pid: int, peer: str) -> None:
-        """Kill what the dead actor had started: its session, and those that left it but carry its mark."""
-        mark = f"{ACTOR_MARK}={peer}".encode()
-        for other in descendants(os.getpid()):
-            if other in self._children:
-                continue
-            try:
-                with open(f"/proc/{other}/environ", "rb") as f:
-                    marked = mark in f.read().split(b"\0")
-                if marked or os.getsid(other) == pid:
-                    os.kill(other, signal.SIGKILL)
-            except (FileNotFoundError, ProcessLookupError, PermissionError):
-                continue  # gone meanwhile, or another user's
+    def _end_orphans(self) -> None:
+        """End what a dead actor left behind, whatever session or environment it made for itself.
 
-    def _reap_orphans(self) -> None:
-        """Adopted processes that are gone; our own children are reaped by their sentinels."""
-        for orphan in descendants_that_are_zombies(os.getpid(), spare=self._children):
-            with contextlib.suppress(ChildProcessError):
-                os.waitpid(orphan, os.WNOHANG)
+        A living actor adopts the orphans below it (see `become`), so a child of ours that is no actor had a dead one above it.
+        Its own children come to us when it is gone, and then it is their turn.
+        """
+        for orphan in children(os.getpid()) - self._children.keys():
+            self._watch(orphan, ORPHAN)
+            for pid in (orphan, *descendants(orphan)):
+                with contextlib.suppress(ProcessLookupError, PermissionError):  # gone meanwhile, or another user's
+                    os.kill(pid, signal.SIGKILL)
 
     def _clean_up(self) -> None:
         deadline = time.monotonic() + 5.0
@@ -166,25 +163,10 @@ class Zygote:
         shutil.rmtree(self._directory, ignore_errors=True)
 
 
-def descendants_that_are_zombies(parent: int, spare: dict[int, Any]) -> list[int]:
-    """Direct children of `parent` that are gone and not reaped, but for those in `spare`."""
-    found = []
-    for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
-        if not name.isdigit() or int(name) in spare:
-            continue
-        try:
-            with open(f"/proc/{name}/stat", "rb") as f:
-                fields = f.read().rsplit(b")", 1)[1].split()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if fields[0] == b"Z" and int(fields[1]) == parent:
-            found.append(int(name))
-    return found
-
-
 def become(start: Start, fds: list[int]) -> None:
     """Turn this fresh process into the actor: descriptors, environment, random state. Does not return."""
     out, err, blackbox = fds
+    become_subreaper()
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, signal.SIG_DFL)
