@@ -6,6 +6,7 @@ Frozen values; a misspelt or impossible option raises at once, naming it and wha
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -111,14 +112,19 @@ def label_of(filter: Any) -> str:
     if any("__repr__" in vars(c) for c in type(filter).__mro__[:-1]):
         text = repr(filter)
     else:
-        try:
-            names = list(inspect.signature(type(filter)).parameters)
-        except (ValueError, TypeError):  # no signature to read
-            names = []
         held = getattr(filter, "__dict__", {})
-        text = f"{title_of(filter)}({', '.join(f'{n}={_brief(held[n])}' for n in names if n in held)})"
+        shown = (f"{name}={_brief(held[name])}" for name in _parameters(type(filter)) if name in held)
+        text = f"{title_of(filter)}({', '.join(shown)})"
     text = re.sub(r"\s+", " ", text)
     return text if len(text) <= 80 else text[:79] + "…"
+
+
+@functools.lru_cache(maxsize=1024)
+def _parameters(cls: type) -> tuple[str, ...]:
+    try:
+        return tuple(inspect.signature(cls).parameters)
+    except (ValueError, TypeError):  # no signature to read
+        return ()
 
 
 def _brief(value: Any) -> str:

@@ -20,7 +20,7 @@ Neighbours = Mapping[str, tuple[str, ...]]
 
 def compile_plan(blueprint: Blueprint) -> Plan:
     """The plan of a blueprint; GraphError naming every dangling edge, or a cycle with its path."""
-    problems = [_dangling(edge, blueprint) for edge in blueprint.edges if not set(edge) <= set(blueprint.nodes)]
+    problems = [_dangling(edge, blueprint) for edge in blueprint.edges if not blueprint.nodes.keys() >= set(edge)]
     if problems:
         raise GraphError("\n".join(problems))
     before: dict[str, list[str]] = {id: [] for id in blueprint.nodes}

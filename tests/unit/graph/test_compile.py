@@ -277,3 +277,14 @@ def test_large_graphs_compile_in_no_time(shape: str) -> None:
     assert time.perf_counter() - began < 2
     assert len(members(plan.root)) == len(plan.nodes) >= 1000
     assert len(repr(plan).splitlines()) >= 1000
+
+
+def test_ten_thousand_nodes() -> None:
+    expression: Any = Apply()
+    for i in range(7_500):
+        expression = expression >> Apply() if i % 3 else expression >> (Apply() | Apply())
+    blueprint = blueprint_of(expression)
+    began = time.perf_counter()
+    plan = compile_plan(blueprint)
+    assert time.perf_counter() - began < 3  # it takes 0.2
+    assert len(plan.nodes) == 10_001
