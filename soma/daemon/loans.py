@@ -1,14 +1,13 @@
-"""Task workers: processes that run functions, lent to whoever has tasks while the CPUs they need are free."""
+"""Task workers: processes that run functions, lent to whoever has tasks while the resources they need are free."""
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from soma.actors.lifecycle import Phase
 from soma.actors.placing import amounts
-from soma.ids import ActorId, new_actor_id
+from soma.ids import ActorId, new_actor_id, new_hex
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
 
 KEEP_IDLE = 4
 """Idle workers kept for the next task, beyond one per CPU."""
+_SAME_PROCESS = ("env", "num_cpus", "memory")
+"""Options that a process is made with: a worker serves only tasks that agree in them."""
 
 
 @dataclass(slots=True)
@@ -25,84 +26,84 @@ class Loan:
 
     worker: Resident
     borrower: str
-    request: bytes
 
 
 class Loans:
-    """Requests in the order they came, workers by what their environment is."""
+    """Requests that wait are in the daemon's admission queue; here are the workers and who has them."""
 
     def __init__(self, daemon: Daemon) -> None:
         self._d = daemon
-        self._asked: deque[m.LeaseWorker] = deque()
+        self._asked: dict[str, m.LeaseWorker] = {}
         self._idle: list[Resident] = []
         self._loans: dict[ActorId, Loan] = {}
 
     def ask(self, msg: m.LeaseWorker) -> None:
-        self._asked.append(msg)
-        self.admit()
+        """Lend a worker as soon as there is room for what it shall run."""
+        holder = new_hex()
+        self._asked[holder] = msg
+        try:
+            self._d.when_admitted(holder, amounts(msg.options), lambda: self._lend(holder), lasting=False)
+        except ValueError as e:
+            del self._asked[holder]
+            self._d.answer(msg.peer, msg.request, error="ValueError", text=str(e))
 
-    def admit(self) -> None:
-        """Lend while there is room. Requests that do not fit wait; smaller ones may pass."""
-        for msg in list(self._asked):
-            worker = self._free_worker(msg.options)
-            actor = worker.actor if worker else new_actor_id()
-            if not self._d.pool.try_acquire(actor, amounts(msg.options)):
-                continue
-            self._asked.remove(msg)
-            if worker is None:
-                worker = self._make(actor, msg)
-            else:
-                self._idle.remove(worker)
-            self._loans[worker.actor] = Loan(worker, msg.peer, msg.request)
-            self._d.answer(msg.peer, msg.request, {"actor": worker.actor})
+    def _lend(self, holder: str) -> None:
+        msg = self._asked.pop(holder)
+        worker = self._idle_worker(msg.options)
+        if worker is None:
+            create = m.CreateActor(b"", new_actor_id(), "", "TaskWorker", {**msg.options, "detached": True}, (), b"")
+            worker = self._d.residents.create(create, is_worker=True)
+            worker.holder = holder
+            self._d.residents.start(worker)
+        else:
+            self._idle.remove(worker)
+            worker.holder = holder
+        self._loans[worker.actor] = Loan(worker, msg.peer)
+        self._d.answer(msg.peer, msg.request, {"actor": worker.actor})
 
-    def _free_worker(self, options: dict[str, Any]) -> Resident | None:
-        """An idle worker whose process was made for the same environment; GPU tasks always get a fresh one."""
+    def _idle_worker(self, options: dict[str, Any]) -> Resident | None:
         if options["num_gpus"]:
-            return None
-        for worker in self._idle:
-            if worker.options["env"] == options["env"] and worker.options["num_cpus"] == options["num_cpus"]:
-                return worker
-        return None
-
-    def _make(self, actor: ActorId, msg: m.LeaseWorker) -> Resident:
-        create = m.CreateActor(b"", actor, "", "TaskWorker", {**msg.options, "detached": True}, (), b"")
-        worker = self._d.residents.create(create, is_worker=True)
-        self._d.residents.start(worker)
-        return worker
-
-    def on_ready(self, r: Resident) -> None:
-        return
+            return None  # its process must be made with its GPUs
+        return next((w for w in self._idle if all(w.options[k] == options[k] for k in _SAME_PROCESS)), None)
 
     def give_back(self, msg: m.ReturnWorker) -> None:
-        """A borrower is done with a worker, or withdraws a request (whose answer may be on its way: it sends that back too)."""
+        """A borrower is done with a worker, or withdraws a request. (If that crossed our answer, the worker comes back as well.)"""
         if msg.request:
-            for asked in list(self._asked):
+            for holder, asked in list(self._asked.items()):
                 if asked.request == msg.request:
-                    self._asked.remove(asked)
+                    self._withdraw(holder)
             return
         loan = self._loans.get(ActorId(msg.actor))
         if loan is not None and loan.borrower == msg.peer:
             self._free(loan)
 
+    def _withdraw(self, holder: str) -> None:
+        del self._asked[holder]
+        self._d.not_admitted(holder)
+
     def _free(self, loan: Loan) -> None:
-        del self._loans[loan.worker.actor]
-        self._d.pool.release(loan.worker.actor)
+        worker = loan.worker
+        del self._loans[worker.actor]
+        self._d.pool.release(worker.holder)
+        worker.holder = ""
         keep = int(self._d.settings.num_cpus) + KEEP_IDLE
-        if loan.worker.options["num_gpus"] or len(self._idle) >= keep or loan.worker.life.phase not in (Phase.READY, Phase.STARTING):
-            self._d.stop(loan.worker, "killed", graceful=False)
+        if worker.options["num_gpus"] or len(self._idle) >= keep or worker.life.phase not in (Phase.READY, Phase.STARTING):
+            self._d.stop(worker, "killed", graceful=False)
         else:
-            self._idle.append(loan.worker)
+            self._idle.append(worker)
         self._d.admit()
 
     def on_gone(self, r: Resident) -> None:
+        """A worker died."""
         self._loans.pop(r.actor, None)
         if r in self._idle:
             self._idle.remove(r)
 
     def peer_died(self, peer: str) -> None:
         """A borrower is gone: what it had running has nobody to answer to."""
-        self._asked = deque(a for a in self._asked if a.peer != peer)
+        for holder, msg in list(self._asked.items()):
+            if msg.peer == peer:
+                self._withdraw(holder)
         for loan in list(self._loans.values()):
             if loan.borrower == peer:
                 self._d.stop(loan.worker, "owner", graceful=False)

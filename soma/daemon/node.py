@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import json
 import logging
 import os
 import selectors
@@ -17,13 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from soma.actors.admission import Pool
-from soma.actors.lifecycle import Phase
+from soma.actors.admission import Pool, Queue
 from soma.config import Settings
 from soma.daemon.capabilities import Capabilities
 from soma.daemon.loans import Loans
 from soma.daemon.logs import Dedup
 from soma.daemon.memory import MemoryWatch
+from soma.daemon.questions import Questions
 from soma.daemon.residents import Resident, Residents
 from soma.daemon.spawner import Spawner
 from soma.daemon.stalls import Stalls
@@ -52,9 +51,9 @@ class Daemon:
         self._selector = selectors.DefaultSelector()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._peers: dict[str, str] = {}
-        self._drivers: set[str] = set()
-        self._listeners: set[str] = set()
+        self.peers: dict[str, str] = {}
+        self.drivers: set[str] = set()
+        self.listeners: set[str] = set()
         self._event_number = itertools.count()
         self._over = False
         self.dedup = Dedup()
@@ -66,13 +65,13 @@ class Daemon:
         self.stalls = Stalls(self)
         self.memory = MemoryWatch(self)
         self.residents.on_gone = self._on_gone
-        self.residents.on_ready_hook = self.loans.on_ready
-        self._waiting: list[Resident] = []
+        self._queue = Queue()
+        self._admitted: dict[str, Callable[[], None]] = {}
         self._handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
             m.Hello: self._on_hello, m.CreateActor: self._on_create, m.Watch: lambda x, _: self.residents.watch(ActorId(x.actor), x.peer),
             m.Kill: self._on_kill, m.FindActor: self._on_find, m.ActorReady: self.residents.on_ready, m.Leaving: self._on_leaving,
             m.Blocked: self._on_blocked, m.Unblocked: self._on_unblocked, m.LeaseWorker: lambda x, _: self.loans.ask(x),
-            m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: self._on_ask,
+            m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: Questions(self).on_ask,
         }
         self.watch_fd(spawner.fileno(), self._on_zygote)
         self._selector.register(self._mailbox.fileno(), selectors.EVENT_READ, None)
@@ -125,12 +124,16 @@ class Daemon:
     def send(self, peer: str, msg: Any, frames: list[bytes] | None = None) -> None:
         self._outlet.send(peer, [pack(msg), *(frames or ())])
 
+    def disconnect(self, peer: str) -> None:
+        """Drop the connection to a peer that will not come back."""
+        self._outlet.disconnect(peer)
+
     def answer(self, peer: str, request: bytes, fields: dict[str, Any] | None = None, *, error: str = "", text: str = "",
                body: bytes | None = None) -> None:
         self.send(peer, m.Answer(request, error, text, fields or {}), None if body is None else [body])
 
     def to_drivers(self, msg: Any) -> None:
-        for driver in self._drivers:
+        for driver in self.drivers:
             self.send(driver + ".s", msg)
 
     def tell_repeats_later(self) -> None:
@@ -148,9 +151,9 @@ class Daemon:
         self.tell_repeats_later()
 
     def event(self, fields: dict[str, Any]) -> None:
-        if self._listeners:
+        if self.listeners:
             stamped = m.Event({**fields, "seq": next(self._event_number), "time": time.time(), "node_id": self.node})
-            for peer in self._listeners:
+            for peer in self.listeners:
                 self.send(peer + ".s", stamped)
 
     def _on_message(self, frames: list[bytes]) -> None:
@@ -171,15 +174,15 @@ class Daemon:
         handler(msg, frames[2:])
 
     def _on_hello(self, msg: m.Hello, frames: list[bytes]) -> None:
-        self._peers[msg.peer] = msg.role
+        self.peers[msg.peer] = msg.role
         if msg.role == "driver":
-            self._drivers.add(msg.peer)
+            self.drivers.add(msg.peer)
 
     def peer_died(self, peer: str) -> None:
         """A process is gone: tell all others, and end what it had created."""
-        self._peers.pop(peer, None)
-        self._listeners.discard(peer)
-        for other in self._peers:
+        self.peers.pop(peer, None)
+        self.listeners.discard(peer)
+        for other in self.peers:
             self.send(other + ".s", m.PeerDied(peer))
         self._outlet.disconnect(peer)
         self._outlet.disconnect(peer + ".s")
@@ -200,24 +203,33 @@ class Daemon:
         r = self.residents.create(msg)
         if msg.request:
             self.answer(msg.creator, msg.request)
-        self._waiting.append(r)
+        try:
+            self.when_admitted(r.holder, r.amounts, lambda: self.residents.start(r), lasting=True)
+        except ValueError as e:  # amounts that no honest driver sends
+            self.residents.refuse(r, str(e))
+
+    def when_admitted(self, holder: str, amounts: dict[str, float], then: Callable[[], None], *, lasting: bool) -> None:
+        """Reserve, then call `then`; at once if there is room."""
+        self._queue.add(holder, amounts, lasting=lasting)
+        self._admitted[holder] = then
         self.admit()
 
+    def not_admitted(self, holder: str) -> None:
+        """It waits no more."""
+        self._queue.remove(holder)
+        self._admitted.pop(holder, None)
+
     def admit(self) -> None:
-        """Start what there is room for, in the order asked; small requests may pass a large one that waits."""
-        for r in list(self._waiting):
-            if r.life.phase is not Phase.WAITING:
-                self._waiting.remove(r)
-            elif self.pool.try_acquire(r.actor, r.amounts):
-                self._waiting.remove(r)
-                self.residents.start(r)
-        self.loans.admit()
+        """Resources came free, or somebody new wants some."""
+        for holder in self._queue.admit(self.pool):
+            self._admitted.pop(holder)()
 
     def stop(self, r: Resident, reason: str, *, graceful: bool) -> None:
         self.residents.stop(r, reason, graceful=graceful)
 
     def _on_gone(self, r: Resident) -> None:
-        self.pool.release(r.actor)
+        self.not_admitted(r.holder)
+        self.pool.release(r.holder)
         self.loans.on_gone(r)
         self.admit()
 
@@ -225,7 +237,9 @@ class Daemon:
         """Which GPUs a process may see. Machines without any are left alone."""
         if not self.settings.num_gpus:
             return {}
-        return {"CUDA_VISIBLE_DEVICES": ",".join(str(i) for i in self.pool.gpus_of(r.actor))}
+        gpus = self.capabilities.gpus
+        names = [gpus[i].uuid if i < len(gpus) else str(i) for i in self.pool.gpus_of(r.holder)]  # CUDA may count otherwise than NVML
+        return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
     def _on_kill(self, msg: m.Kill, frames: list[bytes]) -> None:
         r = self.residents.by_id.get(ActorId(msg.actor))
@@ -251,14 +265,14 @@ class Daemon:
     def _on_blocked(self, msg: m.Blocked, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
-            self.pool.suspend(r.actor)
+            self.pool.suspend(r.holder)
             self.stalls.blocked(r, msg)
             self.admit()
 
     def _on_unblocked(self, msg: m.Unblocked, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
-            self.pool.resume(r.actor)
+            self.pool.resume(r.holder)
             self.stalls.unblocked(r, msg.epoch)
 
     def _on_zygote(self, fd: int) -> None:
@@ -278,38 +292,6 @@ class Daemon:
             else:
                 self.residents.on_failed(message["failed"], message["why"], self.now())
 
-    # -- questions -------------------------------------------------------------------------------------------------------------
-
-    def _on_ask(self, msg: m.Ask, frames: list[bytes]) -> None:
-        match msg.what:
-            case "status":
-                self.answer(msg.peer, msg.request, body=json.dumps(self.status()).encode())
-            case "available":
-                self.answer(msg.peer, msg.request, dict(self.pool.available()))
-            case "events":
-                self._listeners.add(msg.peer)
-                self.answer(msg.peer, msg.request)
-            case "shutdown":
-                for r in self.residents.by_id.values():
-                    if r.output is not None:
-                        r.output.flush()
-                self.answer(msg.peer, msg.request)
-                self._over = True
-            case other:
-                self.answer(msg.peer, msg.request, error="ValueError", text=f"unknown question {other!r}")
-
-    def status(self) -> dict[str, Any]:
-        """What `soma status --json` prints."""
-        holders = self.pool.holders()
-        actors = [{
-            "actor_id": r.actor, "class_name": r.class_name, "name": r.options.get("name"), "namespace": r.options.get("namespace"),
-            "state": r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation, "restarts": r.life.restarts,
-            "memory_bytes": self.memory.rss(r), "resources": holders.get(r.actor, {}), "task_worker": r.is_worker,
-        } for r in self.residents.by_id.values()]
-        return {"node_id": self.node, "pid": os.getpid(), "forkserver_pid": self.spawner.pid, "directory": str(self.directory),
-                "resources": self.totals, "available": dict(self.pool.available()), "capabilities": self.capabilities.as_dict(),
-                "actors": actors, "drivers": sorted(self._drivers), "refused_messages": self.refused}
-
-    def driver_gone(self) -> None:
-        """The process that started this cluster is gone: so is its purpose."""
+    def finish(self) -> None:
+        """End the cluster: the driver said so, or is gone."""
         self._over = True

@@ -41,6 +41,8 @@ class Resident:
     life: Life
     is_worker: bool = False
     watchers: set[str] = field(default_factory=set)
+    holder: str = ""
+    """Under which name its resources are reserved; a task worker's is that of its present loan."""
     pid: int = 0
     box: int = -1
     output: Output | None = None
@@ -90,6 +92,7 @@ class Residents:
         s = self._d.settings
         life = Life(int(msg.options.get("max_restarts", 0)), s.restart_intensity, s.restart_period)
         r = Resident(ActorId(msg.actor), msg.creator, msg.class_name, msg.options, msg.info, life, is_worker)
+        r.holder = "" if is_worker else r.actor
         r.watchers = self._early_watchers.pop(r.actor, set())
         self.by_id[r.actor] = r
         if r.options.get("name"):
@@ -138,6 +141,11 @@ class Residents:
             detail = f"its constructor did not return within {self._d.settings.init_timeout:g} s"
             self.end(r, DeathCause("init", pid=r.pid, detail=detail))
 
+    def refuse(self, r: Resident, why: str) -> None:
+        """It cannot be made at all."""
+        r.life.stop()
+        self._buried(r, DeathCause("init", detail=why))
+
     def on_spawned(self, peer: str, pid: int) -> None:
         r = self._by_peer[peer]
         r.pid = pid
@@ -159,9 +167,6 @@ class Residents:
             r.init_error = (msg.error, frames)
         elif r.life.constructed():
             self._tell(r)
-            self.on_ready_hook(r)
-
-    on_ready_hook: Callable[[Resident], None] = staticmethod(lambda r: None)
 
     # -- watching --------------------------------------------------------------------------------------------------------------
 
@@ -236,6 +241,7 @@ class Residents:
         r.pid, r.box = 0, -1
         cause, pause = r.life.died(cause, now)
         r.last = cause
+        d.pool.resume(r.holder)
         d.peer_died(peer)
         self._event(r, "ActorDied", reason=cause.reason, signal=cause.signal, exit_code=cause.exit_code, pid=pid)
         if pause is None:

@@ -32,11 +32,11 @@ def serve(lifeline: socket.socket, told: dict[str, Any], directory: Path, spawne
         "memory": int(wanted["memory"] or ram * 0.7), "object_store_memory": int(wanted["object_store_memory"] or ram * 0.3)})
     write_owner(directory, daemon=os.getpid())
     daemon = Daemon(directory, told["node"], settings, capabilities, spawner)
-    signal.signal(signal.SIGTERM, lambda *_: daemon.driver_gone())
+    signal.signal(signal.SIGTERM, lambda *_: daemon.finish())
     driver = Sentinel(told["driver"])
     # the socket closes when the driver and all its forks are gone; the sentinel tells of the driver alone
-    daemon.watch_fd(driver.fileno(), lambda _: daemon.driver_gone())
-    daemon.watch_fd(lifeline.fileno(), lambda _: daemon.driver_gone())
+    daemon.watch_fd(driver.fileno(), lambda _: daemon.finish())
+    daemon.watch_fd(lifeline.fileno(), lambda _: daemon.finish())
     lifeline.sendall(json.dumps({"totals": daemon.totals, "object_store_memory": settings.object_store_memory}).encode() + b"\n")
     try:
         daemon.run()
