@@ -112,8 +112,9 @@ def label_of(filter: Any) -> str:
     if any("__repr__" in vars(c) for c in type(filter).__mro__[:-1]):
         text = repr(filter)
     else:
+        cls: type = type(filter)
         held = getattr(filter, "__dict__", {})
-        shown = (f"{name}={_brief(held[name])}" for name in _parameters(type(filter)) if name in held)
+        shown = (f"{name}={_brief(held[name])}" for name in _parameters(cls) if name in held)
         text = f"{title_of(filter)}({', '.join(shown)})"
     text = re.sub(r"\s+", " ", text)
     return text if len(text) <= 80 else text[:79] + "…"
