@@ -1,15 +1,17 @@
 """A value between two processes: from what the codec made to the frames behind a header, and back.
 
-    [body]                              a value without buffers
-    [segments] [body] [buffer]...
-    segments: msgpack [grant | nil, [nil | [offset, length], ...]], one entry per buffer: nil takes the next frame, a pair
-    lies in the granted block of the sender's arena.
+    [body]                        a value without buffers
+    [segments] [body] [bytes]     a value with buffers
+    segments: msgpack [grant | nil, places]; places: 16 bytes for each buffer, offset and length as little-endian int64. The
+    buffer lies in the granted block of the sender's arena, or, with offset -1, it is the next `length` bytes of the last frame.
 
+Refuses: places outside of the block, and places that do not use up the last frame. A million small arrays are three frames.
 A `Parcel` is a snapshot: it shares no memory with the value it came from. Each `open` gives a private, writable copy.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +23,11 @@ from soma.errors import ObjectTooLargeError, ProtocolError
 from soma.transport.arena import Arena, Block, Grant
 from soma.transport.codec import Packed, decode
 
-Place = tuple[int, int] | None
+Place = tuple[int, int]
+_PLACE = struct.Struct("<qq")
+_INLINE = -1
+_NOTES = 1000
+"""Refs in one value: the header names them, and has 64 KiB."""
 
 
 @dataclass(slots=True, eq=False)
@@ -30,37 +36,45 @@ class Parcel:
 
     body: bytes
     places: tuple[Place, ...] = ()
-    """One entry per buffer: None for the next of `inline`, else (offset, length) in `block`."""
-    inline: tuple[bytes, ...] = ()
+    """One (offset, length) per buffer: in `block`, or with offset -1 the next bytes of `inline`."""
+    inline: bytes = b""
     block: Block | None = None
     notes: tuple[Any, ...] = ()
     """Refs inside: live objects when packed here, wire tuples when received."""
 
     @property
     def size(self) -> int:
-        return len(self.body) + sum(map(len, self.inline)) + (self.block.length if self.block else 0)
+        return len(self.body) + len(self.inline) + (self.block.length if self.block else 0)
 
 
 def parcel(packed: Packed, arena: Arena | None) -> Parcel:
     """Copy an encoded value out of the user's memory: large buffers to the arena while it has room, the rest to bytes."""
+    if packed.notes and len(packed.notes) > _NOTES:
+        raise ObjectTooLargeError(f"a value with {len(packed.notes)} refs or handles in it; at most {_NOTES} travel in one")
     if not packed.buffers:
+        if len(packed.body) > LIMITS.message_bytes:
+            raise ObjectTooLargeError(f"a value of {len(packed.body)} bytes without arrays; messages carry {LIMITS.message_bytes}")
         return Parcel(packed.body, notes=packed.notes)
-    large = [b for b in packed.buffers if b.nbytes >= LIMITS.inline_bytes]
-    total = sum(b.nbytes for b in packed.buffers)
+    buffers = packed.buffers
+    total = sum(b.nbytes for b in buffers)
     if total > LIMITS.value_bytes:
         raise ObjectTooLargeError(f"a value of {total} bytes; at most {LIMITS.value_bytes} are sent")
+    large = [b for b in buffers if b.nbytes >= LIMITS.inline_bytes]
+    if len(large) < len(buffers) and total - sum(b.nbytes for b in large) >= LIMITS.inline_bytes:
+        large = list(buffers)  # many small ones are as heavy
     stored = arena.store(large) if large and arena is not None else None
     if stored is None:
         if total + len(packed.body) > LIMITS.message_bytes:
             raise ObjectTooLargeError(
                 f"a value of {total} bytes does not fit the shared memory (object_store_memory), and messages carry at most "
                 f"{LIMITS.message_bytes}; drop refs that are no longer needed, or raise object_store_memory")
-        return Parcel(packed.body, (None,) * len(packed.buffers), tuple(bytes(b) for b in packed.buffers), notes=packed.notes)
+        return Parcel(packed.body, tuple((_INLINE, b.nbytes) for b in buffers), b"".join(buffers), notes=packed.notes)
     block, regions = stored
+    if len(large) == len(buffers):
+        return Parcel(packed.body, tuple(regions), b"", block, packed.notes)
     region = iter(regions)
-    places = tuple(next(region) if b.nbytes >= LIMITS.inline_bytes else None for b in packed.buffers)
-    inline = tuple(bytes(b) for b in packed.buffers if b.nbytes < LIMITS.inline_bytes)
-    return Parcel(packed.body, places, inline, block, packed.notes)
+    places = tuple(next(region) if b.nbytes >= LIMITS.inline_bytes else (_INLINE, b.nbytes) for b in buffers)
+    return Parcel(packed.body, places, b"".join(b for b in buffers if b.nbytes < LIMITS.inline_bytes), block, packed.notes)
 
 
 def to_frames(p: Parcel, arena: Arena | None, holder: str) -> list[bytes]:
@@ -71,31 +85,47 @@ def to_frames(p: Parcel, arena: Arena | None, holder: str) -> list[bytes]:
     if p.block is not None:
         assert arena is not None
         grant = arena.grant(p.block, holder).astuple()
-    return [msgpack.packb([grant, p.places]), p.body, *p.inline]
+    return [msgpack.packb([grant, _packed(p.places)]), p.body, p.inline]
+
+
+def _packed(places: tuple[Place, ...]) -> bytes:
+    return b"".join(_PLACE.pack(*place) for place in places)
 
 
 def from_frames(frames: Sequence[bytes], arena: Arena | None, notes: tuple[Any, ...] = ()) -> Parcel:
     """What `to_frames` made, at the receiver; opens the granted block so that it survives its sender."""
     if len(frames) == 1:
         return Parcel(frames[0], notes=notes)
-    if not frames:
-        raise ProtocolError("a message that must carry a value carries none")
-    segments, body = frames[0], frames[1]
-    try:
-        grant, places = msgpack.unpackb(segments, use_list=False)
-        if type(places) is not tuple or sum(p is None for p in places) != len(frames) - 2:
-            raise ProtocolError("segments and frames of a value do not agree")
-    except (ValueError, TypeError, msgpack.UnpackException) as e:
-        raise ProtocolError(f"segments of a value: {type(e).__name__}: {e}") from None
+    if len(frames) != 3:
+        raise ProtocolError(f"a value is 1 or 3 frames, not {len(frames)}")
+    segments, body, inline = frames
+    grant, places = _unpacked(segments)
+    if sum(length for offset, length in places if offset == _INLINE) != len(inline):
+        raise ProtocolError("segments and bytes of a value do not agree")
     block = None
     if grant is not None:
         if arena is None:
             raise ProtocolError("a value in shared memory came to a process without an arena")
         block = arena.open(Grant.fromtuple(grant))
-    for place in places:
-        if place is not None and not (block is not None and len(place) == 2 and 0 <= place[0] <= place[0] + place[1] <= block.length):
+    room = block.length if block is not None else 0
+    for offset, length in places:
+        if offset != _INLINE and not 0 <= offset <= offset + length <= room:
             raise ProtocolError("a segment lies outside its block")
-    return Parcel(body, places, tuple(frames[2:]), block, notes)
+    return Parcel(body, places, inline, block, notes)
+
+
+def _unpacked(segments: bytes) -> tuple[Any, tuple[Place, ...]]:
+    try:
+        # no array is longer than a grant, so that claims of more cost nothing
+        grant, raw = msgpack.unpackb(segments, use_list=False, max_array_len=7, max_map_len=0, max_ext_len=0)
+        if type(raw) is not bytes:
+            raise ProtocolError("the places of a value are no bytes")
+        places = tuple(_PLACE.iter_unpack(raw))
+    except (ValueError, TypeError, msgpack.UnpackException, struct.error) as e:
+        raise ProtocolError(f"segments of a value: {type(e).__name__}: {e}") from None
+    if not places or any(length < 0 or offset < _INLINE for offset, length in places):
+        raise ProtocolError("a segment lies outside its block")
+    return grant, places
 
 
 def open_parcel(p: Parcel) -> Any:
@@ -103,25 +133,26 @@ def open_parcel(p: Parcel) -> Any:
     if not p.places:
         return decode(p.body, ())
     window = p.block.view() if p.block is not None else None
-    inline = iter(p.inline)
+    inline, at = memoryview(p.inline), 0
     buffers: list[Any] = []
-    for place in p.places:
-        if place is None:
-            buffers.append(bytearray(next(inline)))
+    for offset, length in p.places:
+        if offset == _INLINE:
+            buffers.append(bytearray(inline[at:at + length]))
+            at += length
         else:
             assert window is not None
-            buffers.append(window[place[0]:place[0] + place[1]])
+            buffers.append(window[offset:offset + length])
     return decode(p.body, buffers)
 
 
 def to_bytes(p: Parcel) -> bytes:
-    """A parcel without shared memory or refs, as one string of bytes for a file."""
+    """A parcel without a block as one piece, to be kept in a file."""
     assert p.block is None
-    data: bytes = msgpack.packb([p.body, *p.inline])
+    data: bytes = msgpack.packb([p.body, _packed(p.places), p.inline])
     return data
 
 
 def from_bytes(data: bytes) -> Parcel:
     """What `to_bytes` made."""
-    body, *inline = msgpack.unpackb(data, max_bin_len=len(data))
-    return Parcel(body, (None,) * len(inline), tuple(inline))
+    body, places, inline = msgpack.unpackb(data, use_list=False)
+    return Parcel(body, tuple(_PLACE.iter_unpack(places)), inline)
