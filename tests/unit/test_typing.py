@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -78,14 +77,69 @@ def mypy(program: str, folder: Path, *, plugin: bool = False) -> dict[int, str]:
     return said
 
 
+def check(program: str, seen: list[tuple[str, str]], wrong: list[tuple[str, str]], folder: Path, *, plugin: bool) -> None:
+    """The program itself has no fault; each expression has the type, each mistake the message."""
+    lines = [*program.splitlines(), *(f"reveal_type({e})" for e, _ in seen), *(e for e, _ in wrong)]
+    said = mypy("\n".join(lines), folder, plugin=plugin)
+    first = len(program.splitlines()) + 1
+    assert {n: m for n, m in said.items() if n < first} == {}
+    types = [said[first + i].removeprefix('Revealed type is "').removesuffix('"') for i in range(len(seen))]
+    assert list(zip((e for e, _ in seen), types, strict=True)) == seen
+    for i, (expression, message) in enumerate(wrong):
+        told = said.get(first + len(seen) + i, "")
+        assert told.startswith(message) and bool(told) == bool(message), (expression, told)
+
+
 @pytest.mark.timeout(120)
 def test_what_mypy_sees(tmp_path: Path) -> None:
-    lines = [*textwrap.dedent(PROGRAM).splitlines(), *(f"reveal_type({e})" for e, _ in SEEN), *(e for e, _ in WRONG)]
-    said = mypy("\n".join(lines), tmp_path)
-    first = len(lines) - len(SEEN) - len(WRONG) + 1
-    assert {n: m for n, m in said.items() if n < first} == {}
-    seen = [(e, said[first + i].removeprefix('Revealed type is "').removesuffix('"')) for i, (e, _) in enumerate(SEEN)]
-    assert seen == SEEN
-    for i, (expression, message) in enumerate(WRONG):
-        told = said.get(first + len(SEEN) + i, "")
-        assert told.startswith(message) and bool(told) == bool(message), (expression, told)
+    check(PROGRAM, SEEN, WRONG, tmp_path, plugin=False)
+
+
+DECORATED = """
+import soma
+
+@soma.remote
+class Counter:
+    def __init__(self, n: int = 0) -> None:
+        self.n = n
+
+    def add(self, k: int) -> int:
+        return self.n + k
+
+    async def name(self) -> str:
+        return "c"
+
+    @staticmethod
+    def twice(x: float) -> float:
+        return 2 * x
+
+@soma.remote(num_cpus=1)
+class Empty:
+    def ping(self) -> None: ...
+
+handle = Counter.remote(5)
+"""
+
+SEEN_BY_PLUGIN = [
+    ("handle", "ActorHandle[Counter]"),
+    ("handle.add", "ActorMethod[[k: int], int]"),
+    ("handle.add.remote(1)", "ObjectRef[int]"),
+    ("soma.get(handle.name.remote())", "str"),
+    ("handle.twice.remote(1.0)", "ObjectRef[float]"),
+    ("Counter.options(name='c').remote(3)", "ActorHandle[Counter]"),
+    ("Empty.remote().ping.remote()", "ObjectRef[None]"),
+    ("handle.actor_id", "ActorId"),
+    ("handle.method(Counter.add)", "ActorMethod[[k: int], int]"),
+]
+
+WRONG_TO_PLUGIN = [
+    ('Counter.remote("five")', 'Argument 1 to "remote" of "Counter" has incompatible type "str"; expected "int"'),
+    ('handle.add.remote("one")', 'Argument 1 to "remote" of "ActorMethod" has incompatible type "str"; expected "int"'),
+    ("handle.ad.remote()", '"Counter" has no method "ad"'),
+    ("Empty.remote(1)", 'Too many arguments for "remote" of "Empty"'),
+]
+
+
+@pytest.mark.timeout(120)
+def test_what_mypy_sees_with_the_plugin(tmp_path: Path) -> None:
+    check(DECORATED, SEEN_BY_PLUGIN, WRONG_TO_PLUGIN, tmp_path, plugin=True)
