@@ -159,6 +159,7 @@ class Arena:
         held = self._foreign(grant.path, grant.inode, writable=False)
         if grant.offset + grant.length > held.size:
             raise ProtocolError("grant: beyond the end of its segment")
+        table.pin()
         return Block(held, grant.offset, grant.length, partial(give_back, table, grant.slot))
 
     def _foreign(self, path: str, inode: int, *, writable: bool) -> Segment:

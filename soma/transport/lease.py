@@ -130,5 +130,6 @@ def check_held(table: Segment, slot: int) -> None:
 
 
 def give_back(table: Segment, slot: int, pwrite: Callable[[int, bytes, int], int] = os.pwrite) -> None:
-    """The reader's side: the lease ends. A finalizer, so `os` is bound early."""
+    """The reader's side: the lease of a pinned table ends. A finalizer, so `os` is bound early."""
     pwrite(table.fd, bytes([_RETURNED]), slot)
+    table.unpin()

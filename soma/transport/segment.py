@@ -58,13 +58,19 @@ class Window:
 
 
 class Segment:
-    """An open segment, own or foreign. Closed by `close`, or when nobody refers to it any more."""
+    """An open segment, own or foreign. Closed by `close`, or when nobody refers to it any more and the last pin is out.
 
-    __slots__ = ("__weakref__", "_close", "_file", "fd", "inode", "size")
+    The garbage collector finalizes the objects of a cycle in any order, so this one perhaps before a block that still has to
+    return its lease through the descriptor: whoever needs it in a finalizer pins it.
+    """
+
+    __slots__ = ("__weakref__", "_close", "_file", "_orphan", "_pins", "fd", "inode", "size")
 
     def __init__(self, fd: int, file: str | None) -> None:
         self._close = os.close  # kept here: module globals may be gone when the interpreter ends
         self.fd = -1  # not ours to close, should fstat fail
+        self._pins: list[None] = []  # append and pop are atomic, in any thread and finalizer
+        self._orphan = False
         info = os.fstat(fd)
         self.inode, self.size = info.st_ino, info.st_size
         self.fd, self._file = fd, file
@@ -95,9 +101,20 @@ class Segment:
             if unlink and self._file:
                 Path(self._file).unlink(missing_ok=True)
 
+    def pin(self) -> None:
+        """Keep the descriptor open until `unpin`, even while this object is being finalized."""
+        self._pins.append(None)
+
+    def unpin(self) -> None:
+        self._pins.pop()
+        if self._orphan:
+            self.__del__()
+
     def __del__(self) -> None:
-        if self.fd >= 0:
-            self._close(self.fd)
+        self._orphan = True
+        if self.fd >= 0 and not self._pins:
+            fd, self.fd = self.fd, -1
+            self._close(fd)
 
 
 def create(size: int, directory: Path, *, memfd: bool) -> Segment:
