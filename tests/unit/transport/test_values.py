@@ -47,8 +47,8 @@ def test_arrays_of_every_size_arrive_private_and_writable(arenas: tuple[Arena, A
     value = [np.full(n, i, np.uint8) for i, n in enumerate(sizes)]
     got = sent(value, sender if shared else None, reader)
     assert same(value, got)
-    for array in got:
-        array[:] = 255
+    for i in range(len(got)):
+        got[i][:] = 255
     assert same(value, [np.full(n, i, np.uint8) for i, n in enumerate(sizes)])
     del got
     assert sender.stats().leases == 0
