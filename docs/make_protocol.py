@@ -1,0 +1,76 @@
+"""Writes the table of messages in docs/protocol.md from soma's own catalogue: `python docs/make_protocol.py`.
+
+The direction of each message is written here, by hand; a message that has none is an error. tests/unit/test_docs.py checks that
+the page is up to date.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from soma.transport import messages  # noqa: F401 - registers every kind
+from soma.transport.frames import catalogue
+
+PAGE = Path(__file__).with_name("protocol.md")
+BEGIN, END = "<!-- messages:begin -->", "<!-- messages:end -->"
+
+SECTIONS = ((range(1, 20), "Read from the mailbox", "By the thread that waits, so these may be behind the user's code."),
+            (range(20, 40), "Read from the side mailbox (`<peer>.s`)", "By the side thread, at once, whatever the user's code does."),
+            (range(40, 10_000), "Read by the daemon (mailbox `daemon`)", "By its only thread."))
+
+DIRECTION = {
+    "Call": "caller → actor", "Reply": "actor → caller", "Credit": "caller → actor", "ObjectValue": "owner → who asked",
+    "ActorUpdate": "daemon → watchers", "Answer": "daemon → who asked", "Deadlock": "daemon → actor", "Stop": "daemon → actor",
+    "Cancel": "caller → actor", "Fetch": "borrower → owner", "Hold": "any → owner", "PeerDied": "daemon → all",
+    "LogLines": "daemon → drivers", "Event": "daemon → subscribers",
+    "Hello": "any → daemon", "CreateActor": "creator → daemon", "Watch": "any → daemon", "Kill": "any → daemon",
+    "FindActor": "any → daemon", "Blocked": "actor → daemon", "Unblocked": "actor → daemon", "ActorReady": "actor → daemon",
+    "Leaving": "actor → daemon", "LeaseWorker": "any → daemon", "ReturnWorker": "any → daemon", "Ask": "any → daemon",
+}
+
+BETTER = {  # where the docstring, written for readers of the code, does not serve those of the page
+    "CreateActor": "Make an actor. `options` says what it needs (see below); the class and its arguments stay with the creator.",
+    "Unblocked": "The wait of that epoch is over: the sender takes its CPU again.",
+    "Ask": "A question with a plain answer; see below.",
+}
+
+VALUE = {
+    "Call": "`(args, kwargs)`", "Reply": "the result, or a failure; none with CANCELLED and END",
+    "ObjectValue": "the value, or a failure", "ActorUpdate": "a raw frame of fingerprints, then perhaps a failure; none when ready",
+    "Answer": "perhaps one raw frame: JSON, or a handle's pickle", "ActorReady": "a failure, if `error` is set",
+}
+
+
+def meaning(cls: type) -> str:
+    """The class's docstring as one line; one that dataclass made up is an error."""
+    text = BETTER.get(cls.__name__) or " ".join((cls.__doc__ or "").split())
+    if text.startswith(cls.__name__ + "("):
+        raise ValueError(f"{cls.__name__} has no docstring")
+    return text
+
+
+def tables() -> str:
+    """Every message, by number, in Markdown."""
+    lines: list[str] = []
+    for numbers, title, who in SECTIONS:
+        lines += [f"### {title}", "", who, "", "| no. | message | direction | fields after version and kind | value behind | meaning |",
+                  "|---|---|---|---|---|---|"]
+        for kind, cls in catalogue():
+            if kind in numbers:
+                fields = ", ".join(f"`{f.name}: {f.type}`" for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+                cells = (str(kind), f"**{cls.__name__}**", DIRECTION[cls.__name__], fields, VALUE.get(cls.__name__, "–"), meaning(cls))
+                lines.append("| " + " | ".join(c.replace("|", "\\|") for c in cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def filled(page: str) -> str:
+    """The page with its table made anew."""
+    before, _, rest = page.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{tables()}{END}{after}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(filled(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
