@@ -17,7 +17,7 @@ from soma.actors.options import Options
 from soma.actors.refs import RefHome
 from soma.actors.sharing import Port, Sharing, side
 from soma.config import LIMITS
-from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed, PendingCallsLimitExceeded, TaskCancelledError
+from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed, PendingCallsLimitExceeded, SomaError, TaskCancelledError
 from soma.ids import DAEMON, ActorId, CallId, CallIds, incarnation_peer, object_id
 from soma.transport import messages as m
 from soma.transport.codec import encode_call
@@ -194,16 +194,22 @@ class Caller:
         self.settle_all(call, error)
 
     def on_update(self, msg: m.ActorUpdate, frames: list[bytes]) -> None:
-        """News of an actor's life. Deaths wait until every reply that came before them was read."""
+        """News of an actor's life. Deaths wait until every reply that came before them was read, and all news after them too."""
         link = self._links.get(ActorId(msg.actor))
         if link is None:
             return
         if msg.state == Phase.READY.value:
-            with self._port.lock:
-                link.started(msg.incarnation)
-                self._flow(link)
+            if self._port.inbox.late:
+                self._port.inbox.late.append(lambda: self._on_ready(link, msg.incarnation))
+            else:
+                self._on_ready(link, msg.incarnation)
         elif msg.state in (Phase.RESTARTING.value, Phase.DEAD.value):
             self._port.inbox.late.append(lambda: self._on_death(link, msg, frames))
+
+    def _on_ready(self, link: Link, incarnation: int) -> None:
+        with self._port.lock:
+            link.started(incarnation)
+            self._flow(link)
 
     def _on_death(self, link: Link, msg: m.ActorUpdate, frames: list[bytes]) -> None:
         ring = frames[0] if frames else b""
@@ -214,11 +220,18 @@ class Caller:
                 lost: Lost = link.lost(msg.incarnation, begun)
             else:
                 if len(frames) >= 2:
-                    link.init_error = open_parcel(from_frames(frames[1:], self._port.arena))
+                    link.init_error = self._init_error(frames[1:])
                 lost = link.died(begun, DeathCause(*msg.cause), tuple(DeathCause(*c) for c in msg.history))
             for call, executed in lost.failed:
                 self._fail(call, link, executed)
             self._idle(link)
+
+    def _init_error(self, frames: list[bytes]) -> Failure | None:
+        try:
+            failure = open_parcel(from_frames(frames, self._port.arena))
+        except SomaError:
+            return None  # `cause.detail` has its text
+        return failure if isinstance(failure, Failure) else None
 
     def fail_everything(self, cause: DeathCause, error: BaseException | None = None) -> None:
         """The cluster ends: settle all calls."""

@@ -104,9 +104,12 @@ class Inbox:
                 self._turn.notify_all()
 
     def _do_late(self) -> None:
-        todo, self.late = self.late, []
-        for fn in todo:
-            fn()
+        self.handling = True  # an interrupt in the middle would leave calls that nobody settles
+        try:
+            while self.late:
+                self.late.pop(0)()
+        finally:
+            self.handling = False
 
     def _tell(self) -> None:
         if self._followers:

@@ -96,6 +96,8 @@ class ZmqMailbox:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
         self._address = address
+        if address.startswith("ipc://") and os.path.lexists(address[6:]):  # zmq would take the name away from its owner
+            raise ClusterError(f"cannot bind {address}: the name is taken")
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # before bind: options set later do not apply
         self._socket.setsockopt(zmq.SNDHWM, 0)

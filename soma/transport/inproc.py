@@ -63,16 +63,17 @@ class InprocOutlet:
     def __init__(self, wire: InprocWire, name: str) -> None:
         self._wire, self._name = wire, name
         self._closed = False
+        self._gone: set[str] = set()
 
     def connect(self, peer: str) -> None:
         return
 
     def send(self, peer: str, frames: Sequence[Frame]) -> None:
-        if not self._closed:
+        if not self._closed and peer not in self._gone:
             self._wire.deliver(peer, [self._name.encode(), *(bytes(f) for f in frames)])
 
     def disconnect(self, peer: str) -> None:
-        return
+        self._gone.add(peer)
 
     def close(self, linger: float = 0.0) -> None:
         self._closed = True
