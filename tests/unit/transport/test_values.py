@@ -28,6 +28,9 @@ def arenas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Arena, Ar
     """A sender's and a reader's."""
     directory = tmp_path_factory.mktemp("arena")
     with Arena(32 * MIB, directory) as sender, Arena(MIB, directory) as reader:
+        kept = parcel(encode(np.zeros(MIB)), sender)  # segments are made at first use: not in the middle of a test
+        from_frames(to_frames(kept, sender, "reader"), reader)
+        del kept
         yield sender, reader
 
 
