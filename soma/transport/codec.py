@@ -97,6 +97,20 @@ def _is_plain(value: Any) -> bool:
     return kind in _ATOMS
 
 
+def _in_band(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]:
+    """Decides which buffers stay in the pickle and collects the others. Not a method: that would be a cycle, and keep a pickler,
+    and with it all that it pickled, until the garbage collector comes by."""
+
+    def small(buffer: pickle.PickleBuffer) -> bool:
+        flat = buffer.raw()
+        if flat.nbytes < tensors.IN_BAND:
+            return True
+        buffers.append(flat)
+        return False
+
+    return small
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]  # untyped
     """cloudpickle, after registered types, arrays and tensors."""
 
@@ -109,14 +123,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]  # unt
         self._array = getattr(sys.modules.get("numpy"), "ndarray", None)
         torch = sys.modules.get("torch")
         self._tensors = getattr(torch, "Tensor", None), getattr(getattr(torch, "nn", None), "Parameter", None)
-        super().__init__(self.file, protocol=5, buffer_callback=self._in_band)
-
-    def _in_band(self, buffer: pickle.PickleBuffer) -> bool:
-        flat = buffer.raw()
-        if flat.nbytes < tensors.IN_BAND:
-            return True
-        self.buffers.append(flat)
-        return False
+        super().__init__(self.file, protocol=5, buffer_callback=_in_band(self.buffers))
 
     def reducer_override(self, obj: Any) -> Any:
         kind = type(obj)

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import enum
 import functools
+import gc
 import math
 import pickle
 import struct
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -528,3 +530,19 @@ def test_a_gpu_tensor_is_refused_with_a_hint() -> None:
     with pytest.raises(NotSerializableError, match="cuda:0") as caught:
         tensors.reduce_tensor(tensor, tensors.Spans())
     assert caught.value.hint == "send tensor.cpu()"
+
+
+def test_nothing_of_a_value_is_kept_once_it_is_encoded() -> None:
+    class Thing:
+        def __init__(self) -> None:
+            self.data = np.zeros(100_000)
+
+    thing = Thing()
+    gone = weakref.ref(thing), weakref.ref(thing.data)
+    gc.disable()
+    try:
+        codec.encode_call((thing,), {"k": lambda: 1})
+        del thing
+        assert [g() for g in gone] == [None, None]
+    finally:
+        gc.enable()
