@@ -103,12 +103,12 @@ class LocalRun:
     def force(self, slot: Slot, until: float | None = None) -> None:
         """Make a slot settle: run what it waits for, or wait for the thread that does."""
         while slot.outcome is None:
-            if until is not None and time.monotonic() > until:
-                raise GetTimeoutError("the call has not ended yet")
             assert slot.call is not None
             lane = slot.call.lane
             if lane.thread == threading.get_ident():
                 raise DeadlockError(self.stack.cycle(slot.call))
+            if until is not None and time.monotonic() > until:
+                raise GetTimeoutError("the call has not ended yet")
             if lane.thread is not None:
                 left = None if until is None else max(0.0, until - time.monotonic())
                 with self._changed:

@@ -79,5 +79,10 @@ class LocalStack:
         """In words: why a call of an actor on this stack cannot run before the stack unwinds."""
         frames = self.frames
         start = next((i for i, f in enumerate(frames) if f.actor is not None and f.actor is call.actor), 0)
-        labels = [f.label for f in frames[start:]] or [call.label]
-        return " waits for ".join([*labels, call.label]) + f", which can run only after {labels[0]} has ended"
+        labels = [_named(f.label, f.actor) for f in frames[start:]]
+        labels.append(_named(call.label, call.actor))
+        return " waits for ".join(labels) + f", which can run only after {labels[0]} has ended"
+
+
+def _named(label: str, actor: LocalActor | None) -> str:
+    return label if actor is None else f"{label} of {actor.label}"
