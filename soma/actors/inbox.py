@@ -7,18 +7,19 @@ while `needed()` says that unread messages matter to somebody (a callback, a que
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable
-from types import FrameType
-from typing import Any
 
+from soma.errors import ClusterLostError
 from soma.transport.endpoint import Mailbox
 
 
 class Inbox:
-    """One mailbox, its readers, and the messages that are held back until everything else was read."""
+    """One mailbox, its readers, and the messages that are held back until everything else was read.
+
+    Signals must not raise in here but where it waits: see `interrupts`.
+    """
 
     def __init__(self, mailbox: Mailbox, handle: Callable[[list[bytes]], None], needed: Callable[[], bool]) -> None:
         self._mailbox = mailbox
@@ -34,9 +35,6 @@ class Inbox:
         self._closed = False
         self._busy = False
         """More messages were there at the last look: take them without polling for each."""
-        self.handling = False
-        self.interrupted = False
-        """A signal came while a message was being handled; raised right after."""
 
     def wait_until(self, done: Callable[[], bool], timeout: float | None = None) -> bool:
         """Read and handle messages until `done()`; False if `timeout` seconds pass first."""
@@ -53,6 +51,7 @@ class Inbox:
                         left = None if end is None else end - time.monotonic()
                         if left is not None and left <= 0:
                             return False
+                        self._check_open()
                         self._turn.wait(left)
                 finally:
                     self._followers -= 1
@@ -67,34 +66,28 @@ class Inbox:
         while not done():
             frames = None
             if self._busy:
-                self.handling = True
                 frames = box.take_nowait()
             if frames is None:
-                self.handling = self._busy = False
+                self._busy = bool(self.late) and box.poll(0)
+                if self._busy:
+                    continue
                 if self.late:
-                    if not box.poll(0):
-                        self._do_late()
-                        self._tell()
+                    self._do_late()
+                    self._tell()
                     continue
                 left = None
                 if end is not None:
                     left = end - time.monotonic()
                     if left <= 0:
                         return False
+                self._check_open()
                 if not box.poll(left):
                     continue
-                self.handling = True
                 frames = box.take()
                 self._busy = box.ready()
-            try:
-                handle(frames)
-            finally:
-                self.handling = False
+            handle(frames)
             if self._followers:
                 self._tell()
-            if self.interrupted:
-                self.interrupted = False
-                raise KeyboardInterrupt
         return True
 
     def _stand_down(self) -> None:
@@ -104,12 +97,8 @@ class Inbox:
                 self._turn.notify_all()
 
     def _do_late(self) -> None:
-        self.handling = True  # an interrupt in the middle would leave calls that nobody settles
-        try:
-            while self.late:
-                self.late.pop(0)()
-        finally:
-            self.handling = False
+        while self.late:
+            self.late.pop(0)()
 
     def _tell(self) -> None:
         if self._followers:
@@ -129,16 +118,11 @@ class Inbox:
             self._reader = threading.get_ident()
         try:
             for _ in range(64):
-                self.handling = True
-                try:
-                    frames = self._mailbox.take_nowait()
-                    if frames is not None:
-                        self._handle(frames)
-                finally:
-                    self.handling = False
+                frames = self._mailbox.take_nowait()
                 if frames is None:
                     self._do_late()
                     return
+                self._handle(frames)
         finally:
             self._stand_down()
 
@@ -160,31 +144,18 @@ class Inbox:
             self.wait_until(lambda: self._closed or not self._needed())
 
     def close(self) -> None:
-        """Let the pump go and wait for it. Waits in other threads end by their own `done`."""
+        """End all waits, and wait until nobody reads any more: then the mailbox may be closed."""
         self._closed = True
         self._pump_event.set()
         self.wake()
         if self._pump is not None and self._pump is not threading.current_thread():
             self._pump.join()
+        with self._turn:
+            self._followers += 1
+            while self._reader is not None and self._reader != threading.get_ident():
+                self._turn.wait()
+            self._followers -= 1
 
-    # -- Ctrl-C --------------------------------------------------------------------------------------------------------
-
-    def guard_interrupts(self) -> Callable[[], None]:
-        """Keep Ctrl-C from tearing a half-read message. Replaces Python's own handler only; returns the undoing."""
-        if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-            return lambda: None
-        main = threading.main_thread().ident
-
-        def on_interrupt(number: int, frame: FrameType | None) -> Any:
-            if self.handling and self._reader == main:
-                self.interrupted = True
-                return
-            raise KeyboardInterrupt
-
-        signal.signal(signal.SIGINT, on_interrupt)
-
-        def undo() -> None:
-            if signal.getsignal(signal.SIGINT) is on_interrupt and threading.current_thread() is threading.main_thread():
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        return undo
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClusterLostError("soma.shutdown() was called")

@@ -50,8 +50,7 @@ class Serial:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         running = self._running
         if running is not None and self._in_user_code and self._x.is_cancelled(running):
-            if self._x.runtime.inbox.handling:
-                signal.pthread_kill(self._main, INTERRUPT)  # type: ignore[arg-type]  # not inside a half-read message: ask again
+            if self._x.runtime.interrupts.put_off(number, frame):
                 return
             self._in_user_code = False
             raise Interrupted

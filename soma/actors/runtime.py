@@ -7,7 +7,9 @@ goes back the same way. What the parts do is theirs: `sharing` (values and refs)
 from __future__ import annotations
 
 import json
+import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +18,7 @@ from soma.actors.context import CALL, Identity, LeaveActor
 from soma.actors.creation import create
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.inbox import Inbox
+from soma.actors.interrupts import Interrupts
 from soma.actors.methods import MethodSpec
 from soma.actors.objects import Entry, Status
 from soma.actors.options import Options
@@ -28,12 +31,12 @@ from soma.actors.sharing import Port, Sharing, side
 from soma.actors.side import SideThread
 from soma.actors.travel import actor_of, handle_object
 from soma.actors.waiting import Waiting
-from soma.errors import ClusterLostError, DeathCause, NotInitializedError, SomaError
+from soma.errors import ClusterLostError, DeathCause, ForkedClientError, NotInitializedError, SomaError
 from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
 from soma.transport import messages as m
 from soma.transport.arena import Arena
 from soma.transport.codec import decode, encode
-from soma.transport.endpoint import Wire
+from soma.transport.endpoint import Wire, ZmqOutlet
 from soma.transport.frames import check_parts, pack, unpack
 from soma.transport.values import parcel
 
@@ -67,8 +70,18 @@ class Runtime:
         }
         self.side = SideThread(wire.mailbox(side(identity.peer)), self)
         self.port.wake_side = self.side.wake
+        self.interrupts = Interrupts(self.side.wake, (
+            Inbox.wait_until, Inbox._read_until, Inbox._stand_down, Inbox.drain, Caller.launch, ZmqOutlet.send, ZmqOutlet.connect))
         self.port.outlet.send(DAEMON, [pack(m.Hello(identity.peer, self.side.pid, identity.role))])
         self.side.start()
+        _RUNTIMES.add(self)
+
+    def forked(self) -> None:
+        """This is a child that the user's code forked: its parent's cluster is not its own, and nothing here may touch it."""
+        self._closed = True
+        self.requests.lost = ForkedClientError(
+            f"process {os.getpid()} was forked from one that uses soma; use actors instead of fork, or call soma.init() here")
+        self.port.outlet = _NoOutlet(self.requests.lost)
 
     # -- messages ------------------------------------------------------------------------------------------------------------
 
@@ -220,7 +233,8 @@ class Runtime:
             self.side.wake()
 
     def collect(self) -> None:
-        """What finalizers left to do; the side thread calls it."""
+        """What finalizers and signal handlers left to do; the side thread calls it."""
+        self.interrupts.again()
         self.caller.streams.collect()
         self.sharing.collect()
         self.port.arena.sweep()
@@ -273,6 +287,8 @@ class Runtime:
 
     def shutdown(self) -> None:
         """Let this process leave the cluster. A driver's launcher ends the daemon as well (see `daemon.launch`)."""
+        if self._closed:
+            return
         with self.port.lock:
             if self._closed:
                 return
@@ -284,3 +300,26 @@ class Runtime:
         self.port.outlet.close(1.0)
         self._wire.close()
         self.port.arena.close()
+
+
+class _NoOutlet:
+    """In a forked child: whatever would be sent raises."""
+
+    def __init__(self, why: BaseException) -> None:
+        self._why = why
+
+    def send(self, peer: str, frames: Sequence[Any]) -> None:
+        raise self._why
+
+    connect = disconnect = close = send  # type: ignore[assignment]
+
+
+_RUNTIMES: weakref.WeakSet[Runtime] = weakref.WeakSet()
+
+
+def _in_forked_child() -> None:
+    for runtime in list(_RUNTIMES):
+        runtime.forked()
+
+
+os.register_at_fork(after_in_child=_in_forked_child)

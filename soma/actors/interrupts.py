@@ -1,0 +1,65 @@
+"""Signals that raise in the main thread (Ctrl-C, a cancelled call), and the places where they must not.
+
+Between two frames of a message, or half-way through settling the calls of a dead actor, an exception would lose something for
+good. A signal that comes there is put off: the side thread sends it again, until the main thread is at a better place. Nothing is
+paid for this as long as no signal comes.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from types import CodeType, FrameType
+from typing import Any
+
+from soma.transport.endpoint import ZmqMailbox
+
+_WAITS = frozenset({ZmqMailbox.poll.__code__, threading.Condition.wait.__code__})
+"""Waiting inside of what is protected may be ended: nothing was taken out of the mailbox yet."""
+
+
+class Interrupts:
+    """What is put off in one process."""
+
+    def __init__(self, wake_side: Callable[[], None], protected: Iterable[Callable[..., Any]]) -> None:
+        self._wake_side = wake_side
+        self._protected: frozenset[CodeType] = frozenset(fn.__code__ for fn in protected)
+        self._put_off: int | None = None
+        self._main = threading.main_thread().ident
+
+    def put_off(self, number: int, frame: FrameType | None) -> bool:
+        """Called by a signal handler in the main thread: True if it must not raise now; it will be called again."""
+        while frame is not None:
+            if frame.f_code in _WAITS:
+                return False
+            if frame.f_code in self._protected:
+                self._put_off = number
+                self._wake_side()
+                return True
+            frame = frame.f_back
+        return False
+
+    def again(self) -> None:
+        """Called by the side thread when it was woken."""
+        number, self._put_off = self._put_off, None
+        if number is not None and self._main is not None:
+            signal.pthread_kill(self._main, number)
+
+    def guard_ctrl_c(self) -> Callable[[], None]:
+        """Take Python's own handler of SIGINT over, if it is in place; returns the undoing."""
+        here = threading.current_thread() is threading.main_thread()
+        if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+            return lambda: None
+
+        def on_interrupt(number: int, frame: FrameType | None) -> None:
+            if not self.put_off(number, frame):
+                raise KeyboardInterrupt
+
+        def undo() -> None:
+            self._put_off = None
+            if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is on_interrupt:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        signal.signal(signal.SIGINT, on_interrupt)
+        return undo
