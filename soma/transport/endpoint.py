@@ -39,6 +39,9 @@ class Mailbox(Protocol):
     def take_nowait(self) -> list[bytes] | None: ...
     def ready(self) -> bool: ...
     def wake(self) -> None: ...
+    def wake_fd(self) -> int:
+        """What to write a byte to for the same effect as `wake`; -1 if there is no such thing."""
+
     def close(self) -> None: ...
 
 
@@ -60,34 +63,34 @@ class Wire(Protocol):
 
 
 class Waker:
-    """A file descriptor that becomes readable when somebody calls `set`. Safe in finalizers and signal handlers."""
+    """A file descriptor that becomes readable when somebody calls `set`. Safe in finalizers and signal handlers.
+
+    A pipe: unlike an eventfd it can also be Python's own wake-up descriptor for signals (see `signal.set_wakeup_fd`).
+    """
 
     def __init__(self) -> None:
-        if hasattr(os, "eventfd"):
-            self.fd = self._write_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        else:
-            self.fd, self._write_fd = os.pipe()
-            os.set_blocking(self.fd, False)
-            os.set_blocking(self._write_fd, False)
+        self.fd, self.write_fd = os.pipe()
+        os.set_blocking(self.fd, False)
+        os.set_blocking(self.write_fd, False)
         self._open = True
 
     def set(self) -> None:
         if self._open:
             try:
-                os.write(self._write_fd, b"\x01\0\0\0\0\0\0\0")
+                os.write(self.write_fd, b"\0")
             except BlockingIOError:
                 return  # it is set already
 
     def clear(self) -> None:
         try:
-            os.read(self.fd, 64)
+            os.read(self.fd, 4096)
         except BlockingIOError:
             return
 
     def close(self) -> None:
         if self._open:
             self._open = False
-            for fd in {self.fd, self._write_fd}:
+            for fd in (self.fd, self.write_fd):
                 os.close(fd)
 
 
@@ -151,6 +154,9 @@ class ZmqMailbox:
 
     def wake(self) -> None:
         self._waker.set()
+
+    def wake_fd(self) -> int:
+        return self._waker.write_fd
 
     def close(self) -> None:
         if not self._socket.closed:

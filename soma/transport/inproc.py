@@ -55,6 +55,9 @@ class InprocMailbox:
             self._woken = True
             self._changed.notify_all()
 
+    def wake_fd(self) -> int:
+        return -1
+
     def close(self) -> None:
         self._wire.forget(self._name, self)
 
