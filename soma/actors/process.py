@@ -110,6 +110,8 @@ class _Process:
         return self._leave("killed", 0)
 
     def _leave(self, reason: str, code: int) -> int:
+        if os.getpid() != self._runtime.side.pid:
+            return code  # a child that the user's code forked in a method: only it ends
         self._runtime.port.outlet.send(DAEMON, [pack(m.Leaving(self._me, reason, code))])
         self._runtime.shutdown()
         return code
