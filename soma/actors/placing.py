@@ -7,7 +7,7 @@ from typing import Any
 
 from soma.actors.admission import explain_infeasible
 from soma.actors.options import Options
-from soma.errors import PlacementError
+from soma.errors import PlacementError, ProtocolError
 
 
 def placing(options: Options, default_cpus: float) -> dict[str, Any]:
@@ -15,6 +15,34 @@ def placing(options: Options, default_cpus: float) -> dict[str, Any]:
     return {"num_cpus": float(default_cpus if options.num_cpus is None else options.num_cpus), "num_gpus": float(options.num_gpus or 0),
             "memory": int(options.memory or 0), "resources": {str(k): float(v) for k, v in options.resources.items()},
             "env": dict((options.runtime_env or {}).get("env_vars") or {})}
+
+
+_FINITE = 1e15
+_KEYS: dict[str, tuple[type, ...]] = {
+    "num_cpus": (float,), "num_gpus": (float,), "memory": (int,), "resources": (dict,), "env": (dict,), "name": (str, type(None)),
+    "namespace": (str,), "detached": (bool,), "max_restarts": (int,), "payload": (bytes,), "heavy": (tuple,)}
+
+
+def check_options(options: Mapping[str, Any], *, actor: bool) -> None:
+    """What a daemon makes sure of before it acts on what came in a message.
+
+    Raises:
+        ProtocolError: no process of ours would have sent this.
+    """
+    for key in (_KEYS if actor else ("num_cpus", "num_gpus", "memory", "resources", "env")):
+        if key not in options:
+            raise ProtocolError(f"option {key} is missing")
+    for key, value in options.items():
+        if key not in _KEYS or type(value) not in _KEYS[key]:
+            raise ProtocolError(f"option {key} is a {type(value).__name__}")
+    numbers = [options["num_cpus"], options["num_gpus"], options["memory"], *options["resources"].values()]
+    if not all(type(n) in (int, float) and 0 <= n < _FINITE for n in numbers):
+        raise ProtocolError("an amount of a resource is no number, or out of range")
+    texts = [*options["env"].values(), *options.get("heavy", ())]
+    if not all(type(text) is str and "\0" not in text for text in (*texts, *options["env"])):
+        raise ProtocolError("env or heavy holds what is no text")
+    if actor and (len(options["payload"]) != 20 or not -1 <= options["max_restarts"] < _FINITE):
+        raise ProtocolError("payload or max_restarts is out of range")
 
 
 def amounts(needs: Mapping[str, Any]) -> dict[str, float]:

@@ -31,7 +31,7 @@ from soma.actors.sharing import Port, Sharing, side
 from soma.actors.side import SideThread
 from soma.actors.travel import actor_of, handle_object
 from soma.actors.waiting import Waiting
-from soma.errors import ClusterLostError, DeathCause, ForkedClientError, NotInitializedError, SomaError
+from soma.errors import ClusterLostError, DeathCause, ForkedClientError, NotInitializedError, ProtocolError
 from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
 from soma.transport import messages as m
 from soma.transport.arena import Arena
@@ -90,17 +90,16 @@ class Runtime:
             if len(frames) > 4:
                 check_parts(frames)
             if len(frames) < 2:
-                raise SomaError("no header")
+                raise ProtocolError("no header")
             msg = unpack(frames[1])
             handler = self.handlers.get(type(msg))
             if handler is None:
-                raise SomaError(f"{type(msg).__name__} is not for this mailbox")
-        except SomaError as e:
+                raise ProtocolError(f"{type(msg).__name__} is not for this mailbox")
+            handler(msg, frames[2:])
+        except ProtocolError as e:
             self.refuse(frames[0], e)
-            return
-        handler(msg, frames[2:])
 
-    def refuse(self, sender: bytes, why: SomaError) -> None:
+    def refuse(self, sender: bytes, why: ProtocolError) -> None:
         """A message that breaks the format: counted, and said once per sender."""
         self.refused += 1
         self.side.complain(sender, why)
@@ -199,6 +198,8 @@ class Runtime:
         return self.retrieval.wait(refs, num_returns, timeout)
 
     def on_done(self, ref: ObjectRef[Any], fn: Callable[[], None]) -> None:
+        if self._closed:
+            self.check()
         self.retrieval.on_done(ref, fn)
 
     def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
@@ -311,7 +312,13 @@ class _NoOutlet:
     def send(self, peer: str, frames: Sequence[Any]) -> None:
         raise self._why
 
-    connect = disconnect = close = send  # type: ignore[assignment]
+    def connect(self, peer: str) -> None:
+        raise self._why
+
+    disconnect = connect
+
+    def close(self, linger: float = 0.0) -> None:
+        return
 
 
 _RUNTIMES: weakref.WeakSet[Runtime] = weakref.WeakSet()

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from soma.errors import SomaError
+from soma.errors import ProtocolError
 from soma.transport import messages as m
 from soma.transport.endpoint import Mailbox
 from soma.transport.frames import check_parts, unpack
@@ -63,15 +63,16 @@ class SideThread:
             try:
                 check_parts(frames)
                 if len(frames) < 2:
-                    raise SomaError("no header")
+                    raise ProtocolError("no header")
                 msg = unpack(frames[1])
                 handler = self.handlers.get(type(msg))
                 if handler is None:
-                    raise SomaError(f"{type(msg).__name__} is not for the side mailbox")
-            except SomaError as e:
+                    raise ProtocolError(f"{type(msg).__name__} is not for the side mailbox")
+                handler(msg)
+            except ProtocolError as e:
                 self._runtime.refuse(frames[0], e)
-                continue
-            handler(msg)
+            except Exception:  # e.g. a driver's stdout that cannot show what an actor printed: the next message counts all the same
+                log.exception("a message could not be handled")
 
     def _on_event(self, msg: m.Event) -> None:
         for fn in list(self.listeners):

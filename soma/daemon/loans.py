@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from soma.actors.lifecycle import Phase
-from soma.actors.placing import amounts
+from soma.actors.placing import amounts, check_options
 from soma.ids import ActorId, new_actor_id, new_hex
 from soma.transport import messages as m
 
@@ -38,6 +38,7 @@ class Loans:
         self._loans: dict[ActorId, Loan] = {}
 
     def ask(self, msg: m.LeaseWorker) -> None:
+        check_options(msg.options, actor=False)
         """Lend a worker as soon as there is room for what it shall run."""
         holder = new_hex()
         self._asked[holder] = msg

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from soma.actors.admission import Pool, Queue
+from soma.actors.placing import check_options
 from soma.config import Settings
 from soma.daemon.capabilities import Capabilities
 from soma.daemon.loans import Loans
@@ -26,7 +27,7 @@ from soma.daemon.questions import Questions
 from soma.daemon.residents import Resident, Residents
 from soma.daemon.spawner import Spawner
 from soma.daemon.stalls import Stalls
-from soma.errors import DeathCause, SomaError
+from soma.errors import DeathCause, ProtocolError
 from soma.ids import DAEMON, ActorId
 from soma.transport import messages as m
 from soma.transport.endpoint import ZmqWire
@@ -160,18 +161,17 @@ class Daemon:
         try:
             check_parts(frames)
             if len(frames) < 2:
-                raise SomaError("no header")
+                raise ProtocolError("no header")
             msg = unpack(frames[1])
             handler = self._handlers.get(type(msg))
             if handler is None:
-                raise SomaError(f"{type(msg).__name__} is not for the daemon")
-        except SomaError as e:
+                raise ProtocolError(f"{type(msg).__name__} is not for the daemon")
+            handler(msg, frames[2:])
+        except ProtocolError as e:
             self.refused += 1
             if frames[0] not in self._complained and len(self._complained) < 256:
                 self._complained.add(frames[0])
                 log.warning("refused a message from %r: %s (further ones from it are only counted)", frames[0][:32], e)
-            return
-        handler(msg, frames[2:])
 
     def _on_hello(self, msg: m.Hello, frames: list[bytes]) -> None:
         self.peers[msg.peer] = msg.role
@@ -195,6 +195,9 @@ class Daemon:
     # -- actors --------------------------------------------------------------------------------------------------------------
 
     def _on_create(self, msg: m.CreateActor, frames: list[bytes]) -> None:
+        check_options(msg.options, actor=True)
+        if ActorId(msg.actor) in self.residents.by_id:
+            raise ProtocolError(f"actor {msg.actor} exists")
         name, namespace = msg.options.get("name"), msg.options.get("namespace")
         if name and self.residents.find(str(namespace), name) is not None:
             self.answer(msg.creator, msg.request, error="ValueError",
