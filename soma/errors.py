@@ -22,7 +22,9 @@
     ├── ProtocolError                    a message breaks the wire format
     │   └── VersionMismatchError         names both versions
     ├── SecurityError                    a wrong owner, mode or address; refuses to start
-    └── ObjectTooLargeError              over the configured size of one value
+    ├── ObjectTooLargeError              over the configured size of one value
+    ├── GraphError                       also a ValueError: a graph that cannot be; the message names the nodes
+    └── NotFittedError                   also a ValueError: a filter that learns has not learned yet
 
 A user's own exception is *not* in this tree: it arrives as itself, with the remote traceback as its `__cause__`
 (a `RemoteTraceback`) and a note naming actor and node.
@@ -254,3 +256,18 @@ class SecurityError(SomaError):
 
 class ObjectTooLargeError(SomaError):
     """A single value over the configured limit."""
+
+
+class GraphError(SomaError, ValueError):
+    """A graph that cannot be: the message names the nodes."""
+
+
+class NotFittedError(SomaError, ValueError):
+    """A filter that learns was asked for its output before it had a state."""
+
+    def __init__(self, node: str, title: str) -> None:
+        super().__init__(node, title)
+        self.node, self.title = node, title
+
+    def __str__(self) -> str:
+        return f"node {self.node!r} ({self.title}) is not fitted: call fit(X, y) or load_state(...) first"

@@ -29,8 +29,8 @@ class Failure:
     type_name: str
     message: str
     traceback_text: str
-    where: str
-    """E.g. "Counter.add of Counter 'c' (0a1b2c3d) on node n0, pid 77"."""
+    note: str
+    """E.g. "raised in Counter.add of Counter 'c' (0a1b2c3d) on node n0, pid 77"."""
     why: str = ""
 
     def throw(self) -> NoReturn:
@@ -47,7 +47,8 @@ def describe(error: BaseException, where: str, *, skip: int = 0) -> Failure:
         why = ""
     except (NotSerializableError, ObjectTooLargeError) as e:
         packed, why = None, str(e)
-    return Failure(packed, type_name, _shown(error), text, where, why)
+    verb = "passed on by" if isinstance(error.__cause__, RemoteTraceback) else "raised in"  # it came here from another actor
+    return Failure(packed, type_name, _shown(error), text, f"{verb} {where}", why)
 
 
 def rebuild(failure: Failure) -> BaseException:
@@ -56,7 +57,7 @@ def rebuild(failure: Failure) -> BaseException:
     if error is None:
         error = ActorTaskError(failure.type_name, failure.message, failure.traceback_text, why)
     error.__cause__ = RemoteTraceback(failure.traceback_text)
-    error.add_note(f"raised in {failure.where}")
+    error.add_note(failure.note)
     return error
 
 

@@ -6,8 +6,8 @@ process of its own. Wiring them into graphs only makes values here (`Chain`, `Fo
 
 from __future__ import annotations
 
+from soma.errors import NotFittedError as NotFittedError
 from soma.filters.actor import FilterActor as FilterActor
-from soma.filters.actor import NotFittedError as NotFittedError
 from soma.filters.marking import Filter as Filter
 from soma.filters.marking import filter as filter
 from soma.filters.options import FilterOptions as FilterOptions

@@ -9,19 +9,8 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from soma.errors import SomaError
+from soma.errors import NotFittedError
 from soma.filters.options import kind_of, title_of
-
-
-class NotFittedError(SomaError, ValueError):
-    """A filter that learns was asked for its output before it had a state."""
-
-    def __init__(self, node: str, title: str) -> None:
-        super().__init__(node, title)
-        self.node, self.title = node, title
-
-    def __str__(self) -> str:
-        return f"node {self.node!r} ({self.title}) is not fitted: call fit(X, y) or load_state(...) first"
 
 
 class FilterActor:

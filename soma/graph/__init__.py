@@ -3,7 +3,7 @@ and run by the public verbs (runner). Only the runner and `Graph` touch a cluste
 
 from __future__ import annotations
 
-from soma.graph.builder import GraphError as GraphError
+from soma.errors import GraphError as GraphError
 from soma.graph.graph import Graph as Graph
 from soma.graph.plan import Empty as Empty
 from soma.graph.plan import Execute as Execute

@@ -11,14 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from soma.errors import SomaError
+from soma.errors import GraphError
 from soma.filters import Chain, Fork, part_of, title_of
 
 Edge = tuple[str, str]
-
-
-class GraphError(SomaError, ValueError):
-    """A graph that cannot be: the message names the nodes."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

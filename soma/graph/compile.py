@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
+from soma.errors import GraphError
 from soma.filters import kind_of, label_of
-from soma.graph.builder import Blueprint, GraphError
+from soma.graph.builder import Blueprint
 from soma.graph.plan import Empty, Execute, Parallel, Plan, PlanNode, Sequence, Step
 
 DEEPEST = 40

@@ -13,10 +13,10 @@ from typing import Any
 
 from soma import cluster
 from soma.actors.handle import ActorHandle
-from soma.errors import ClusterError
+from soma.errors import ClusterError, GraphError
 from soma.filters import FilterActor
 from soma.graph import runner
-from soma.graph.builder import Blueprint, GraphError, blueprint_of
+from soma.graph.builder import Blueprint, blueprint_of
 from soma.graph.compile import compile_plan
 from soma.graph.plan import Plan
 from soma.graph.progress import progress_bar
