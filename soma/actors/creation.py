@@ -6,6 +6,7 @@ fetches it at each start. So a restart repeats the constructor with the very sam
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -32,10 +33,8 @@ def create(runtime: Runtime, spec: ActorSpec) -> HandleInfo:
     needs = placing(options, default_cpus=0.0)
     check_feasible(f"actor {spec.cls.__name__}", needs, runtime.identity.totals)
     if options.get_if_exists and name is not None:
-        try:
+        with contextlib.suppress(ValueError):  # it does not exist yet: make it
             return runtime.find_actor(name, options.namespace)
-        except ValueError:
-            pass  # it does not exist yet: make it
     info = HandleInfo(new_actor_id(), spec.cls.__name__, name, runtime.port.me, dict(spec.methods), options.merge({"num_returns": 1}))
     concurrency = options.max_concurrency or (1000 if spec.is_async else 1)
     plan = {"concurrency": concurrency, "groups": dict(options.concurrency_groups), "is_async": spec.is_async}

@@ -6,6 +6,7 @@ file only, and they are told how many lines.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from typing import TYPE_CHECKING
@@ -35,10 +36,8 @@ class Output:
         for fd in self._buffers:
             os.set_blocking(fd, False)
             if _F_SETPIPE_SZ is not None:
-                try:
+                with contextlib.suppress(PermissionError):  # over the user's limit for pipes: the default size works as well
                     fcntl.fcntl(fd, _F_SETPIPE_SZ, 1024 * 1024)
-                except PermissionError:
-                    pass  # over the user's limit for pipes: the default size works, with more switches
             daemon.watch_fd(fd, self._on_readable)
 
     def _on_readable(self, fd: int) -> None:
