@@ -22,7 +22,8 @@ class Options:
         name, namespace: a named actor can be found by `soma.get_actor`.
         get_if_exists: with `name`: take the running one instead of raising.
         lifetime: None ends the actor with its last handle; "detached" keeps it until the cluster ends.
-        num_cpus, num_gpus, memory, resources, tags: reserved while the actor lives (a task: while it runs and is not blocked).
+        tags: what the machine must be marked with; a cluster of one machine has no marks, so asking for one is a PlacementError.
+        num_cpus, num_gpus, memory, resources: reserved while the actor lives (a task: while it runs and is not blocked).
             `None` means 0 CPUs for actors and 1 for tasks. `memory` is in bytes and enforced.
         max_restarts: how often a dead process is made anew; -1 without end. The restart budget of the cluster still applies.
         max_task_retries, max_retries: further attempts of a call (actor) or task after its process died; 0 is at most once.
@@ -33,7 +34,6 @@ class Options:
         timeout: seconds after which a call is cancelled and its `get` raises `GetTimeoutError`.
         runtime_env: {"env_vars": {...}} sets variables in the actor's process.
         scheduling_strategy: "DEFAULT" or "SPREAD"; on one machine they are the same.
-        max_calls: tasks only, accepted for Ray's sake: how many tasks a worker process runs before it is replaced; 0 without end.
     """
 
     name: str | None = None

@@ -11,7 +11,13 @@ from soma.errors import PlacementError, ProtocolError
 
 
 def placing(options: Options, default_cpus: float) -> dict[str, Any]:
-    """The part of the options that the daemon places by, as plain data."""
+    """The part of the options that the daemon places by, as plain data.
+
+    Raises:
+        PlacementError: tags were asked for; a cluster of one machine has none.
+    """
+    if options.tags:
+        raise PlacementError(f"tags {sorted(options.tags)} were asked for; this machine has none")
     return {"num_cpus": float(default_cpus if options.num_cpus is None else options.num_cpus), "num_gpus": float(options.num_gpus or 0),
             "memory": int(options.memory or 0), "resources": {str(k): float(v) for k, v in options.resources.items()},
             "env": dict((options.runtime_env or {}).get("env_vars") or {})}
