@@ -46,8 +46,11 @@ class Interrupts:
         if number is not None and self._main is not None:
             signal.pthread_kill(self._main, number)
 
-    def guard_ctrl_c(self) -> Callable[[], None]:
-        """Take Python's own handler of SIGINT over, if it is in place; returns the undoing."""
+    def guard_ctrl_c(self, wake_fd: int = -1) -> Callable[[], None]:
+        """Take Python's own handler of SIGINT over, if it is in place; returns the undoing.
+
+        `wake_fd` ends waits when a byte is written to it: a signal that comes just before a wait would else be noticed after it.
+        """
         here = threading.current_thread() is threading.main_thread()
         if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return lambda: None
@@ -58,8 +61,18 @@ class Interrupts:
 
         def undo() -> None:
             self._put_off = None
-            if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is on_interrupt:
-                signal.signal(signal.SIGINT, signal.default_int_handler)
+            if threading.current_thread() is threading.main_thread():
+                if signal.getsignal(signal.SIGINT) is on_interrupt:
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
+                _replace_wakeup_fd(wake_fd, -1)
 
         signal.signal(signal.SIGINT, on_interrupt)
+        _replace_wakeup_fd(-1, wake_fd)
         return undo
+
+
+def _replace_wakeup_fd(old: int, new: int) -> None:
+    """Unless it is somebody else's, an event loop's perhaps."""
+    found = signal.set_wakeup_fd(new, warn_on_full_buffer=False)
+    if found != old:
+        signal.set_wakeup_fd(found)

@@ -12,7 +12,7 @@ from soma.actors.objects import Entry, Status
 from soma.actors.refs import ObjectRef
 from soma.actors.sharing import Port, Sharing
 from soma.actors.waiting import Waiting
-from soma.errors import GetTimeoutError
+from soma.errors import GetTimeoutError, ObjectLostError
 from soma.ids import CallId
 
 
@@ -41,7 +41,11 @@ class Retrieval:
 
     def entries(self, refs: Sequence[ObjectRef[Any]]) -> list[Entry]:
         """The entries of refs; values that others own are asked for."""
+        home = self._sharing.home
         with self._port.lock:
+            for ref in refs:
+                if ref._home is not home:
+                    raise ObjectLostError(f"object {ref.hex()} belongs to a cluster that was shut down")
             entries = [self._sharing.entry(r.id, r.owner, r.producer) for r in refs]
             for entry in entries:
                 self._sharing.want(entry)

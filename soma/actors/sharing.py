@@ -44,7 +44,7 @@ class Sharing:
 
     def __init__(self, port: Port, home: RefHome) -> None:
         self._port = port
-        self._home = home
+        self.home = home
         self.table = ObjectTable(port.me, self._tell_owner)
         self.dropped: deque[ObjectId] = deque()
         self._dead_peers: set[str] = set()
@@ -58,13 +58,13 @@ class Sharing:
         entry = self.table.add(id, self._port.me, producer)
         entry.local += 1
         entry.deadline = deadline
-        return ObjectRef(id, self._port.me, producer, self._home)
+        return ObjectRef(id, self._port.me, producer, self.home)
 
     def rebuild_ref(self, id: ObjectId, owner: str, producer: str) -> ObjectRef[Any]:
         """A ref that came inside a value."""
         with self._port.lock:
             self.entry(id, owner, producer).local += 1
-        return ObjectRef(id, owner, producer, self._home)
+        return ObjectRef(id, owner, producer, self.home)
 
     def entry(self, id: ObjectId, owner: str, producer: str) -> Entry:
         known = self.table.get(id)

@@ -12,7 +12,7 @@ from soma.actors import current
 from soma.actors.engine import Engine, HandleInfo
 from soma.actors.handle import ActorHandle
 from soma.actors.refs import ObjectRef
-from soma.errors import NotInitializedError
+from soma.errors import NotInitializedError, ObjectLostError
 from soma.ids import ActorId, ObjectId
 from soma.transport import codec
 
@@ -59,11 +59,15 @@ def _rebuild_handle(info: HandleInfo) -> ActorHandle[Any]:
 
 
 def _reduce_ref(ref: ObjectRef[Any], notes: list[object]) -> tuple[Any, ...]:
+    if ref._home is not current.peek():
+        raise ObjectLostError("it belongs to a cluster that was shut down")
     notes.append(ref)
     return _rebuild_ref, (ref.id, ref.owner, ref.producer)
 
 
 def _reduce_handle(handle: ActorHandle[Any], notes: list[object]) -> tuple[Any, ...]:
+    if handle._engine is not current.peek():
+        raise ObjectLostError("its actor belongs to a cluster that was shut down")
     notes.append(handle)
     return _rebuild_handle, (handle._info,)
 

@@ -32,7 +32,7 @@ class DriverRuntime(Runtime):
         self._daemon = daemon
         self.daemon_pid = daemon.pid
         self._ending = threading.Lock()
-        self._undo_interrupts = self.interrupts.guard_ctrl_c()
+        self._undo_interrupts = self.interrupts.guard_ctrl_c(self.mailbox.wake_fd())
         daemon.watch(self.cluster_lost, self.shutdown)
 
     def shutdown(self) -> None:
