@@ -116,6 +116,15 @@ def _check_refs(verb: str, refs: Any) -> None:
             raise TypeError(f"soma.{verb} takes refs, got {type(r).__name__}: {str(r)[:80]}")
 
 
+def _engine_of(refs: Sequence[ObjectRef[Any]]) -> Engine:
+    """The running engine, if the refs are its own."""
+    engine = current.engine() if current.peek() is not None or current.forked() else None
+    if any(r._home is not engine for r in refs):
+        raise NotInitializedError("this ref belongs to a cluster that was shut down")
+    assert engine is not None
+    return engine
+
+
 def _check_timeout(timeout: float | None) -> None:
     if timeout is not None and (timeout < 0 or math.isnan(timeout)):
         raise ValueError(f"timeout={timeout!r}: seconds from 0, or None for no limit")
@@ -134,12 +143,12 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if type(refs) is ObjectRef:
         if timeout is not None:
             _check_timeout(timeout)
-        return current.engine().get([refs], timeout)[0]
+        return _engine_of((refs,)).get([refs], timeout)[0]
     if isinstance(refs, (str, bytes)) or not isinstance(refs, Sequence):
         raise TypeError(f"soma.get takes a ref or a list of refs, got {type(refs).__name__}")
     _check_refs("get", refs)
     _check_timeout(timeout)
-    return current.engine().get(list(refs), timeout) if refs else []
+    return _engine_of(refs).get(list(refs), timeout) if refs else []
 
 
 def put(value: T) -> ObjectRef[T]:
@@ -165,7 +174,7 @@ def wait(refs: Sequence[ObjectRef[Any]], *, num_returns: int = 1,
         raise ValueError("soma.wait: the same ref twice")
     if not 0 < num_returns <= len(refs):
         raise ValueError(f"soma.wait: num_returns={num_returns} with {len(refs)} refs; from 1 to {len(refs)}")
-    settled = current.engine().wait(refs, num_returns, timeout)
+    settled = _engine_of(refs).wait(refs, num_returns, timeout)
     first = set(sorted(settled)[:num_returns])
     return [r for i, r in enumerate(refs) if i in first], [r for i, r in enumerate(refs) if i not in first]
 

@@ -133,7 +133,7 @@ class Caller:
             if call.streams:
                 self.streams.on_reply(call, msg, frames)
             elif msg.status == m.CANCELLED:
-                self.settle_all(call, TaskCancelledError(f"{call.method} was cancelled"))
+                self.settle_all(call, TaskCancelledError(f"{call.label or call.method} was cancelled"))
             elif msg.index < len(call.returns):
                 ids = call.returns if msg.status == m.ERROR else call.returns[msg.index:msg.index + 1]
                 for id in ids:
@@ -187,6 +187,9 @@ class Caller:
         if self.lost_hook(call, link, executed):
             return
         cause = link.cause or DeathCause("unknown")
+        if call.force_cancelled:
+            self.settle_all(call, TaskCancelledError(f"{call.method} was cancelled, and its process ended for that"))
+            return
         kind = ActorInitError if cause.reason == "init" or cause.in_constructor else ActorDiedError
         error = kind(self._labels.get(link.actor, link.actor), cause, executed, link.history)
         if link.init_error is not None:
@@ -254,17 +257,18 @@ class Caller:
 
     # -- cancelling ------------------------------------------------------------------------------------------------------------
 
-    def cancel(self, call_id: CallId) -> Link | None:
-        """Drop a call that waits here, or ask its actor to interrupt it; the link if it was sent."""
+    def cancel(self, call_id: CallId, force: bool = False) -> Link | None:
+        """Drop a call that waits here, or ask its actor to interrupt it; the link if it was sent. `force`: its process will be ended."""
         with self._port.lock:
             link = self._calls.get(call_id)
             if link is None:
                 return None
             waiting = link.drop(call_id)
             if waiting is not None:
-                self.settle_all(waiting, TaskCancelledError(f"{waiting.method} was cancelled before it was sent"))
+                self.settle_all(waiting, TaskCancelledError(f"{waiting.label or waiting.method} was cancelled before it was sent"))
                 self._done(link, waiting)
                 return None
+            link.sent[call_id].force_cancelled = force
             self._port.outlet.send(side(incarnation_peer(link.actor, link.incarnation)), [pack(m.Cancel(call_id))])
             return link
 

@@ -38,6 +38,8 @@ class Pending:
     attempt: int = 0
     answered: int = 0
     """How many of its values came."""
+    force_cancelled: bool = False
+    """Its caller has the process ended for it."""
     label: str = ""
     """How messages name it, where the method's name does not serve (tasks)."""
 
@@ -127,7 +129,9 @@ class Link:
         self._ready = False
         again: list[Pending] = []
         for call, executed in self._judged(begun):
-            if executed == "no" and not call.answered:
+            if call.force_cancelled:
+                out.failed.append((call, executed))
+            elif executed == "no" and not call.answered:
                 again.append(call)
             elif call.retries != 0:
                 self._spend(call)

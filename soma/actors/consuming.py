@@ -56,7 +56,7 @@ class Consumer:
             self._sharing.arrived(entry, msg.status, frames, msg.refs)
             told += stream.put(id)
         elif msg.status == m.CANCELLED:
-            self.fail(call, TaskCancelledError(f"{call.method} was cancelled"))
+            self.fail(call, TaskCancelledError(f"{call.label or call.method} was cancelled"))
         if msg.last:
             told += stream.end()
         for fn in told:

@@ -35,6 +35,11 @@ def peek() -> Engine | None:
     return _engine if _pid == os.getpid() else None
 
 
+def forked() -> bool:
+    """Whether this process is a fork of one that runs a cluster."""
+    return _engine is not None and _pid != os.getpid()
+
+
 def engine() -> Engine:
     """The running engine; starts the default local cluster if there is none."""
     if _engine is None:

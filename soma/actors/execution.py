@@ -181,7 +181,7 @@ class Executor:
         values = list(result) if isinstance(result, (tuple, list)) else None
         if values is None or len(values) != n:
             got = f"{len(values)} values" if values is not None else f"a {type(result).__name__}"
-            raise ValueError(f"{job.call.method} was called with num_returns={n} and returned {got}")
+            raise ValueError(f"num_returns={n} was asked for, and {got} came back")
         parcels = [self._parcel(v, f"result[{i}]") for i, v in enumerate(values)]
         for i, p in enumerate(parcels):
             self._send(job, i, m.OK, i == n - 1, p)
@@ -201,7 +201,8 @@ class Executor:
     def reply_error(self, job: Job, e: BaseException) -> None:
         if job.replied:
             return
-        where = f"{self.label}, pid {self.runtime.side.pid}, node {self.runtime.identity.node}, method {job.call.method}"
+        what = getattr(self.instance, "task", "") or f"method {job.call.method}"
+        where = f"{self.label}, pid {self.runtime.side.pid}, node {self.runtime.identity.node}, {what}"
         failure = describe(e, where, skip=0 if isinstance(e, SomaError) else 2)
         index = self._allowances[job.call.call_id].sent if job.call.call_id in self._allowances else 0
         self._send(job, index, m.ERROR, True, parcel(encode(failure), None))

@@ -33,6 +33,8 @@ class TaskWorker:
     """What runs in a task actor's process: functions by value, the recent ones kept unpickled."""
 
     def __init__(self) -> None:
+        self.task = ""
+        """What runs, for messages."""
         self._known: OrderedDict[bytes, Callable[..., Any]] = OrderedDict()
 
     def run(self, blob: bytes, /, *args: Any, **kwargs: Any) -> Any:
@@ -41,6 +43,7 @@ class TaskWorker:
             fn = self._known[blob] = decode(blob, ())
             if len(self._known) > 64:
                 self._known.popitem(last=False)
+        self.task = f"task {fn.__name__}"
         return fn(*args, **kwargs)
 
 

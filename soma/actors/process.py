@@ -38,6 +38,9 @@ from soma.transport.endpoint import ZmqWire
 from soma.transport.frames import pack
 from soma.transport.values import parcel, to_frames
 
+HEARD_TIMEOUT = 2.0
+"""Seconds that an ending process waits for its daemon to have heard why."""
+
 
 @dataclass(frozen=True, slots=True)
 class Start:
@@ -94,6 +97,15 @@ class _Process:
         self._runtime = Runtime(ZmqWire(directory), identity, Arena(start.arena_bytes, directory))
         current.set_engine(self._runtime)
         self._recorder = Recorder(blackbox_fd)
+        self._heard = False
+        self._runtime.handlers[m.Stop] = self._on_stop
+        self._mode: Serial | Threaded | Async | None = None
+
+    def _on_stop(self, msg: m.Stop, frames: list[bytes]) -> None:
+        """The daemon wants us to finish, or has heard that we leave."""
+        self._heard = True
+        if self._mode is not None:
+            self._mode.stop()
 
     def live(self) -> int:
         """Construct, serve, end; the exit code."""
@@ -112,7 +124,10 @@ class _Process:
     def _leave(self, reason: str, code: int) -> int:
         if os.getpid() != self._runtime.side.pid:
             return code  # a child that the user's code forked in a method: only it ends
-        self._runtime.port.outlet.send(DAEMON, [pack(m.Leaving(self._me, reason, code))])
+        if reason != "init":  # then ActorReady said it
+            self._runtime.port.outlet.send(DAEMON, [pack(m.Leaving(self._me, reason, code))])
+        # the daemon must know why before it sees the process end: the two come to it on different ways
+        self._runtime.inbox.wait_until(lambda: self._heard, HEARD_TIMEOUT)
         self._runtime.shutdown()
         return code
 
@@ -128,7 +143,7 @@ class _Process:
             else:
                 cls, args, kwargs, plan = _task_worker()
             executor = Executor(runtime, label, self._recorder)
-            mode = self._mode(executor, plan, getattr(runtime.identity.actor, "methods", {}))
+            self._mode = mode = self._make_mode(executor, plan, getattr(runtime.identity.actor, "methods", {}))
             args, kwargs = executor.resolve(args, kwargs)
             executor.instance = cls(*args, **kwargs)
             savepoint = Savepoint(executor.instance, path_of(Path(start.directory), start.actor))
@@ -151,7 +166,7 @@ class _Process:
         message = m.ActorReady(self._start.actor, self._start.incarnation, text[-16_000:])
         self._runtime.port.outlet.send(DAEMON, [pack(message), *frames])
 
-    def _mode(self, x: Executor, plan: Mapping[str, Any], methods: Mapping[str, Any]) -> Serial | Threaded | Async:
+    def _make_mode(self, x: Executor, plan: Mapping[str, Any], methods: Mapping[str, Any]) -> Serial | Threaded | Async:
         groups: dict[str, int] = plan["groups"]
         group_of = {name: spec.group for name, spec in methods.items()}
         unknown = {g for g in group_of.values() if g is not None} - set(groups)
@@ -175,7 +190,6 @@ class _Process:
         handlers = self._runtime.handlers
         handlers[m.Call] = on_call
         handlers[m.Credit] = mode.on_credit if isinstance(mode, Async) else x.on_credit
-        handlers[m.Stop] = lambda msg, frames: mode.stop()
         self._runtime.side.handlers[m.Cancel] = on_cancel
         return mode
 

@@ -50,6 +50,10 @@ class ObjectRef(Generic[T]):
         def settle() -> None:
             try:
                 value = self._home.get([self], 0)[0]
+            except StopIteration as e:  # a future cannot carry it, as a coroutine cannot
+                stopped = RuntimeError("the call raised StopIteration")
+                stopped.__cause__ = e
+                out.set_exception(stopped)
             except BaseException as e:
                 out.set_exception(e)
             else:

@@ -218,7 +218,7 @@ class Runtime:
     def _cancel_call(self, call_id: CallId, force: bool) -> None:
         if self.pool.cancel(call_id):
             return
-        link = self.caller.cancel(call_id)
+        link = self.caller.cancel(call_id, force)
         if link is not None and force:
             self.port.outlet.send(DAEMON, [pack(m.Kill(link.actor, False, "cancelled", False))])
 

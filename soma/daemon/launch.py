@@ -16,14 +16,16 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from soma.daemon.reaping import kill_all
 from soma.errors import ClusterError, ClusterLostError
 from soma.transport.security import create_runtime_dir, remove_stale
 
-START_TIMEOUT = 60.0
+START_TIMEOUT, END_TIMEOUT = 60.0, 2.0
 
 
 def start_cluster(**asked: Any) -> Any:
@@ -109,6 +111,7 @@ class Daemon:
                     continue
             if not self._ending:
                 code = self._process.wait()
+                kill_all(self.directory.name, deadline=time.monotonic() + END_TIMEOUT)  # should the zygote be gone as well
                 lost(ClusterLostError(f"the daemon (pid {self.pid}) is gone ({exit_words(code)}); its actors died with it.\n"
                                       f"last lines of its log:\n{self.log_tail()}"))
 

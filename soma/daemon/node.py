@@ -24,6 +24,7 @@ from soma.daemon.loans import Loans
 from soma.daemon.logs import Dedup
 from soma.daemon.memory import MemoryWatch
 from soma.daemon.questions import Questions
+from soma.daemon.reaping import kill_all
 from soma.daemon.residents import Resident, Residents
 from soma.daemon.spawner import Spawner
 from soma.daemon.stalls import Stalls
@@ -96,7 +97,9 @@ class Daemon:
         """End every actor and let the zygote remove what is left."""
         self._mailbox.close()
         self.spawner.close()
-        os.waitpid(self.spawner.pid, 0)
+        _, status = os.waitpid(self.spawner.pid, 0)
+        if status:  # it did not come to cleaning up
+            kill_all(self.directory.name, deadline=self.now() + 2.0)
         self._outlet.close(0.2)
         self._wire.close()
 
@@ -262,8 +265,9 @@ class Daemon:
 
     def _on_leaving(self, msg: m.Leaving, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)
-        if r is not None and r.leaving is None:
-            r.leaving = (msg.reason, msg.exit_code)
+        if r is not None:
+            r.leaving = r.leaving or (msg.reason, msg.exit_code)
+            self.send(msg.peer, m.Stop("heard"))
 
     def _on_blocked(self, msg: m.Blocked, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)

@@ -165,6 +165,7 @@ class Residents:
             return
         if msg.error:
             r.init_error = (msg.error, frames)
+            self._d.send(r.peer, m.Stop("heard"))
         elif r.life.constructed():
             self._tell(r)
 

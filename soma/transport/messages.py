@@ -35,13 +35,13 @@ class Call:
     refs: Notes
 
 
-OK, ERROR, CANCELLED, END, INIT_ERROR = range(5)
+OK, ERROR, CANCELLED, END = range(4)
 
 
 @message(2)
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One return value of a call (or its only error). `status` is OK, ERROR, CANCELLED, END (of a stream) or INIT_ERROR."""
+    """One return value of a call (or its only error). `status` is OK, ERROR, CANCELLED or END (of a stream)."""
 
     call_id: CallKey
     index: Natural
