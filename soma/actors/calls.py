@@ -127,10 +127,11 @@ class Link:
         if self.dead or incarnation < self.incarnation:
             return out
         self._ready = False
+        self.incarnation = incarnation + 1  # news of the dead one that come late change nothing
         again: list[Pending] = []
         for call, executed in self._judged(begun):
             if call.force_cancelled:
-                out.failed.append((call, executed))
+                out.failed.append((call, "maybe" if call.attempt else executed))
             elif executed == "no" and not call.answered:
                 again.append(call)
             elif call.retries != 0:
@@ -138,7 +139,7 @@ class Link:
                 again.append(call)
                 out.repeated.append(call)
             else:
-                out.failed.append((call, executed))
+                out.failed.append((call, "maybe"))
         self.sent.clear()
         self.waiting.extendleft(reversed(again))
         return out
@@ -149,7 +150,8 @@ class Link:
         if self.dead:
             return out
         self.dead, self._ready, self.cause, self.history = True, False, cause, history
-        out.failed = [*self._judged(begun), *((call, "no") for call in self.waiting)]
+        known = [*self._judged(begun), *((call, "no") for call in self.waiting)]
+        out.failed = [(call, "maybe" if call.attempt else executed) for call, executed in known]
         self.sent.clear()
         self.waiting.clear()
         return out
