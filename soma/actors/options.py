@@ -85,6 +85,9 @@ class Options:
         for key, value in ((self.runtime_env or {}).get("env_vars") or {}).items():
             if not isinstance(key, str) or not isinstance(value, str):
                 raise ValueError(f"runtime_env env_vars: {key!r}: {value!r} must both be strings")
+        size = sum(len(k) + len(v) for k, v in ((self.runtime_env or {}).get("env_vars") or {}).items())
+        if size > _ENV_LIMIT:
+            raise ValueError(f"runtime_env env_vars: {size} characters in all; at most {_ENV_LIMIT}. Pass large values as arguments")
 
     def merge(self, changes: Mapping[str, Any]) -> Options:
         """These options with some replaced; an unknown name is a TypeError that lists the known ones."""
@@ -99,6 +102,9 @@ class Options:
                 clean[key] = tuple(clean[key])
         return dataclasses.replace(self, **clean)
 
+
+_ENV_LIMIT = 16_000
+"""They travel in a header, and characters may take 4 bytes."""
 
 _NAMES = frozenset(f.name for f in dataclasses.fields(Options))
 

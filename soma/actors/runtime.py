@@ -7,12 +7,11 @@ goes back the same way. What the parts do is theirs: `sharing` (values and refs)
 from __future__ import annotations
 
 import json
-import os
 import threading
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from soma.actors import forks
 from soma.actors.caller import Caller
 from soma.actors.context import CALL, Identity, LeaveActor
 from soma.actors.creation import create
@@ -31,7 +30,7 @@ from soma.actors.sharing import Port, Sharing, side
 from soma.actors.side import SideThread
 from soma.actors.travel import actor_of, handle_object
 from soma.actors.waiting import Waiting
-from soma.errors import ClusterLostError, DeathCause, ForkedClientError, NotInitializedError, ProtocolError
+from soma.errors import ClusterLostError, DeathCause, NotInitializedError, ProtocolError
 from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
 from soma.transport import messages as m
 from soma.transport.arena import Arena
@@ -74,14 +73,13 @@ class Runtime:
             Inbox.wait_until, Inbox._read_until, Inbox._stand_down, Inbox.drain, Caller.launch, ZmqOutlet.send, ZmqOutlet.connect))
         self.port.outlet.send(DAEMON, [pack(m.Hello(identity.peer, self.side.pid, identity.role))])
         self.side.start()
-        _RUNTIMES.add(self)
+        forks.watch(self.forked)
 
     def forked(self) -> None:
         """This is a child that the user's code forked: its parent's cluster is not its own, and nothing here may touch it."""
         self._closed = True
-        self.requests.lost = ForkedClientError(
-            f"process {os.getpid()} was forked from one that uses soma; use actors instead of fork, or call soma.init() here")
-        self.port.outlet = _NoOutlet(self.requests.lost)
+        self.requests.lost = forks.refusal()
+        self.port.outlet = forks.NoOutlet(self.requests.lost)
 
     # -- messages ------------------------------------------------------------------------------------------------------------
 
@@ -301,32 +299,3 @@ class Runtime:
         self.port.outlet.close(1.0)
         self._wire.close()
         self.port.arena.close()
-
-
-class _NoOutlet:
-    """In a forked child: whatever would be sent raises."""
-
-    def __init__(self, why: BaseException) -> None:
-        self._why = why
-
-    def send(self, peer: str, frames: Sequence[Any]) -> None:
-        raise self._why
-
-    def connect(self, peer: str) -> None:
-        raise self._why
-
-    disconnect = connect
-
-    def close(self, linger: float = 0.0) -> None:
-        return
-
-
-_RUNTIMES: weakref.WeakSet[Runtime] = weakref.WeakSet()
-
-
-def _in_forked_child() -> None:
-    for runtime in list(_RUNTIMES):
-        runtime.forked()
-
-
-os.register_at_fork(after_in_child=_in_forked_child)

@@ -21,8 +21,8 @@ from soma.actors.placing import check_options
 from soma.config import Settings
 from soma.daemon.capabilities import Capabilities
 from soma.daemon.loans import Loans
-from soma.daemon.logs import Dedup
 from soma.daemon.memory import MemoryWatch
+from soma.daemon.output import Repeats
 from soma.daemon.questions import Questions
 from soma.daemon.reaping import kill_all
 from soma.daemon.residents import Resident, Residents
@@ -58,8 +58,7 @@ class Daemon:
         self.listeners: set[str] = set()
         self._event_number = itertools.count()
         self._over = False
-        self.dedup = Dedup()
-        self._telling_repeats = False
+        self.repeats = Repeats(self)
         self._complained: set[bytes] = set()
         self.refused = 0
         self.residents = Residents(self)
@@ -139,20 +138,6 @@ class Daemon:
     def to_drivers(self, msg: Any) -> None:
         for driver in self.drivers:
             self.send(driver + ".s", msg)
-
-    def tell_repeats_later(self) -> None:
-        """Lines that several actors print are shown once and then counted."""
-        due = self.dedup.next_due()
-        if due is not None and not self._telling_repeats:
-            self._telling_repeats = True
-            self.after(max(0.0, due - self.now()), self._tell_repeats)
-
-    def _tell_repeats(self) -> None:
-        self._telling_repeats = False
-        for shown in self.dedup.due(self.now()):
-            r = self.residents.of_peer(shown.actor)
-            self.to_drivers(m.LogLines(r.label if r else "actors", r.pid if r else 0, "stdout", (str(shown),), 0))
-        self.tell_repeats_later()
 
     def event(self, fields: dict[str, Any]) -> None:
         if self.listeners:

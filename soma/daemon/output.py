@@ -11,7 +11,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from soma.daemon.logs import LineBuffer, LogFile
+from soma.daemon.logs import Dedup, LineBuffer, LogFile
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class Output:
         if not lines or not self._d.settings.log_to_driver:
             return
         now = self._d.now()
-        lines = [str(shown) for line in lines for shown in self._d.dedup.feed(self._peer, line, now)]
-        self._d.tell_repeats_later()
+        lines = [shown for line in lines for shown in self._d.repeats.feed(self._peer, line, now)]
         if now - self._window > 0.1:
             self._spent, self._window = 0, now
         kept: list[str] = []
@@ -113,3 +112,31 @@ class Output:
         if self._file is not None:
             self._file.close()
         return tail
+
+
+class Repeats:
+    """Lines that several actors print alike: shown once, counted, and the count told later."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._d = daemon
+        self._dedup = Dedup()
+        self._waiting = False
+
+    def feed(self, peer: str, line: str, now: float) -> list[str]:
+        """What to show now that `peer` printed `line`."""
+        shown = [str(s) for s in self._dedup.feed(peer, line, now)]
+        self._tell_later()
+        return shown
+
+    def _tell_later(self) -> None:
+        due = self._dedup.next_due()
+        if due is not None and not self._waiting:
+            self._waiting = True
+            self._d.after(max(0.0, due - self._d.now()), self._tell)
+
+    def _tell(self) -> None:
+        self._waiting = False
+        for shown in self._dedup.due(self._d.now()):
+            r = self._d.residents.of_peer(shown.actor)
+            self._d.to_drivers(m.LogLines(r.label if r else "actors", r.pid if r else 0, "stdout", (str(shown),), 0))
+        self._tell_later()
