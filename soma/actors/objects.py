@@ -146,8 +146,8 @@ class ObjectTable:
 
     def settled_unused(self, entry: Entry) -> None:
         """After a settle: nobody may be left who wants it."""
-        if entry.local <= 0 and not entry.holders and not entry.callbacks and entry.on_free is None:
-            self._remove(entry)
+        if entry.on_free is None:
+            self.free_if_unused(entry)
 
     def forget(self, id: ObjectId) -> None:
         self._entries.pop(id, None)
