@@ -36,7 +36,7 @@ from soma.transport import messages as m
 from soma.transport.arena import Arena
 from soma.transport.codec import decode, encode
 from soma.transport.endpoint import Wire, ZmqOutlet
-from soma.transport.frames import check_parts, pack, unpack
+from soma.transport.frames import pack, read
 from soma.transport.values import parcel
 
 
@@ -85,15 +85,8 @@ class Runtime:
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:
-            if len(frames) > 4:
-                check_parts(frames)
-            if len(frames) < 2:
-                raise ProtocolError("no header")
-            msg = unpack(frames[1])
-            handler = self.handlers.get(type(msg))
-            if handler is None:
-                raise ProtocolError(f"{type(msg).__name__} is not for this mailbox")
-            handler(msg, frames[2:])
+            msg = read(frames, self.handlers, "this mailbox")
+            self.handlers[type(msg)](msg, frames[2:])
         except ProtocolError as e:
             self.refuse(frames[0], e)
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from soma.errors import ProtocolError
 from soma.transport import messages as m
 from soma.transport.endpoint import Mailbox
-from soma.transport.frames import check_parts, unpack
+from soma.transport.frames import read
 
 if TYPE_CHECKING:
     from soma.actors.runtime import Runtime
@@ -61,14 +61,8 @@ class SideThread:
                 self._runtime.collect()
                 continue
             try:
-                check_parts(frames)
-                if len(frames) < 2:
-                    raise ProtocolError("no header")
-                msg = unpack(frames[1])
-                handler = self.handlers.get(type(msg))
-                if handler is None:
-                    raise ProtocolError(f"{type(msg).__name__} is not for the side mailbox")
-                handler(msg)
+                msg = read(frames, self.handlers, "the side mailbox")
+                self.handlers[type(msg)](msg)
             except ProtocolError as e:
                 self._runtime.refuse(frames[0], e)
             except Exception:  # e.g. a driver's stdout that cannot show what an actor printed: the next message counts all the same

@@ -32,7 +32,7 @@ from soma.errors import DeathCause, ProtocolError
 from soma.ids import DAEMON, ActorId
 from soma.transport import messages as m
 from soma.transport.endpoint import ZmqWire
-from soma.transport.frames import check_parts, pack, unpack
+from soma.transport.frames import pack, read
 
 log = logging.getLogger("soma.daemon")
 
@@ -147,14 +147,8 @@ class Daemon:
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:
-            check_parts(frames)
-            if len(frames) < 2:
-                raise ProtocolError("no header")
-            msg = unpack(frames[1])
-            handler = self._handlers.get(type(msg))
-            if handler is None:
-                raise ProtocolError(f"{type(msg).__name__} is not for the daemon")
-            handler(msg, frames[2:])
+            msg = read(frames, self._handlers, "the daemon")
+            self._handlers[type(msg)](msg, frames[2:])
         except ProtocolError as e:
             self.refused += 1
             if frames[0] not in self._complained and len(self._complained) < 256:

@@ -12,7 +12,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Annotated, Any, TypeVar
 
 import msgpack
@@ -212,6 +212,22 @@ def _checks_for(cls: type, fields: tuple[Any, ...], expected: tuple[tuple[str, t
         if check is not None and value is not None:
             checks.append((i, check))
     return tuple(checks)
+
+
+def read(frames: list[bytes], known: Container[type], whose: str) -> Any:
+    """The message of [sender, header, …] that came to `whose`, which knows the classes `known`.
+
+    Raises:
+        ProtocolError: it breaks the format, or is not for this mailbox.
+    """
+    if len(frames) > 4:  # fewer cannot be too many, and one frame is bounded by the socket
+        check_parts(frames)
+    if len(frames) < 2:
+        raise ProtocolError("no header")
+    msg = unpack(frames[1])
+    if type(msg) not in known:
+        raise ProtocolError(f"{type(msg).__name__} is not for {whose}")
+    return msg
 
 
 def check_parts(frames: list[bytes]) -> None:
