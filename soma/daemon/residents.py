@@ -130,11 +130,7 @@ class Residents:
         start = Start(str(d.directory), r.actor, incarnation, r.class_name, r.creator, r.options.get("payload", b""), d.node,
                       r.options.get("namespace", ""), d.totals, d.settings.object_store_memory,
                       max(1, int(r.options.get("num_cpus", 1))), env)
-        try:
-            d.spawner.spawn(start, (out_write, err_write, r.box), r.options.get("heavy", ()), d.settings.start_method)
-        finally:
-            os.close(out_write)
-            os.close(err_write)
+        d.spawner.spawn(start, (out_write, err_write, os.dup(r.box)), r.options.get("heavy", ()), d.settings.start_method)
 
     def _init_timeout(self, r: Resident, incarnation: int) -> None:
         if r.life.phase is Phase.STARTING and r.life.incarnation == incarnation:

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import socket
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from soma.actors.process import Start
 from soma.daemon.zygote import MAX_MESSAGE, encode_start, zygote_main
+
+UNANSWERED = 32
+"""Requests that may be on their way."""
 
 
 class Spawner:
@@ -24,20 +28,34 @@ class Spawner:
         theirs.close()
         ours.setblocking(False)
         self._channel = ours
+        self._queue: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        self._unanswered = 0
 
     def fileno(self) -> int:
         return self._channel.fileno()
 
     def spawn(self, start: Start, fds: Sequence[int], heavy: Sequence[str], method: str) -> None:
-        """Ask for a process with `fds` = stdout, stderr, blackbox. The answer comes by `read`."""
+        """Ask for a process with `fds` = stdout, stderr, blackbox, which are closed here once they are sent. `read` has the answer."""
         message = json.dumps({"spawn": encode_start(start), "heavy": list(heavy), "method": method}).encode()
         if len(message) > MAX_MESSAGE:
+            for fd in fds:
+                os.close(fd)
             raise ValueError(f"the start of an actor takes {len(message)} bytes (env_vars?); at most {MAX_MESSAGE}")
-        self._channel.setblocking(True)
-        try:
-            socket.send_fds(self._channel, [message], list(fds))
-        finally:
-            self._channel.setblocking(False)
+        self._queue.append((message, tuple(fds)))
+        self._send()
+
+    def _send(self) -> None:
+        """Requests go out while few are unanswered: if both ends only wrote, both would stand still."""
+        while self._queue and self._unanswered < UNANSWERED:
+            message, fds = self._queue.popleft()
+            self._unanswered += 1
+            self._channel.setblocking(True)
+            try:
+                socket.send_fds(self._channel, [message], list(fds))
+            finally:
+                self._channel.setblocking(False)
+                for fd in fds:
+                    os.close(fd)
 
     def read(self) -> list[dict[str, Any]]:
         """What the zygote said; EOFError if it is gone."""
@@ -52,6 +70,9 @@ class Spawner:
             if not data:
                 raise EOFError("the forkserver is gone")
             said.append(json.loads(data))
+            if "exited" not in said[-1]:
+                self._unanswered -= 1
+                self._send()
 
     def close(self) -> None:
         """Tell the zygote to end everything and itself."""
