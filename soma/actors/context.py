@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -32,3 +33,14 @@ class LeaveActor(BaseException):
 
 class Interrupted(KeyboardInterrupt):
     """Raised in the user's code when its call is cancelled, as Ctrl-C would be."""
+
+
+def exit_code(e: BaseException) -> int:
+    """What a process that ends by `e` returns, as Python itself has it: a text is printed and means 1."""
+    code = e.code if isinstance(e, SystemExit) else 0
+    if code is None:
+        return 0
+    if isinstance(code, int):
+        return code
+    print(code, file=sys.stderr)
+    return 1

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
+import sys
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from soma.actors.blackbox import Recorder
-from soma.actors.context import CALL, Interrupted, LeaveActor
+from soma.actors.context import CALL, Interrupted, LeaveActor, exit_code
 from soma.actors.failures import describe
 from soma.actors.refs import ObjectRef
 from soma.actors.runtime import Runtime
@@ -108,7 +111,8 @@ class Executor:
                 self._stream(job, iter(result), call)
             else:
                 self.reply_result(job, result)
-        except (SystemExit, LeaveActor):
+        except (SystemExit, LeaveActor) as e:
+            self.end_if_forked(e)
             raise
         except Interrupted:
             self.reply_cancelled(job)
@@ -121,6 +125,15 @@ class Executor:
             if held:
                 self.runtime.sharing.let_go(held)
                 self.runtime.sharing.collect()
+
+    def end_if_forked(self, e: BaseException) -> None:
+        """End this process if it is a child that a method forked: it came back from the method, but it is not the actor."""
+        if os.getpid() != self.runtime.side.pid:
+            if not isinstance(e, SystemExit):
+                traceback.print_exception(e)
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(exit_code(e) if isinstance(e, SystemExit) else 1)
 
     def finished(self, job: Job) -> None:
         if self._cancelled:
@@ -199,6 +212,7 @@ class Executor:
             self._send(job, 0, m.CANCELLED, True, None)
 
     def reply_error(self, job: Job, e: BaseException) -> None:
+        self.end_if_forked(e)
         if job.replied:
             return
         what = getattr(self.instance, "task", "") or f"method {job.call.method}"

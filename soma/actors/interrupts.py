@@ -30,12 +30,18 @@ class Interrupts:
 
     def put_off(self, number: int, frame: FrameType | None) -> bool:
         """Called by a signal handler in the main thread: True if it must not raise now; it will be called again."""
+        if not self.protects(frame):
+            return False
+        self._put_off = number
+        self._wake_side()
+        return True
+
+    def protects(self, frame: FrameType | None) -> bool:
+        """Whether a thread that is there must not be interrupted."""
         while frame is not None:
             if frame.f_code in _WAITS:
                 return False
             if frame.f_code in self._protected:
-                self._put_off = number
-                self._wake_side()
                 return True
             frame = frame.f_back
         return False

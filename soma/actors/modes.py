@@ -8,8 +8,11 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import ctypes
+import functools
 import inspect
+import os
 import signal
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -92,6 +95,8 @@ class Threaded:
         self._pools.update({g: make(n, f"soma-{g}") for g, n in groups.items()})
         self._group_of = group_of
         self._threads: dict[bytes, int] = {}
+        """Which thread runs the user's code of a call; only there may a cancel raise."""
+        self._guard = threading.Lock()
         self.stopping = False
         self._left: BaseException | None = None
 
@@ -99,20 +104,36 @@ class Threaded:
         self._pools[self._group_of.get(job.call.method)].submit(self._run, job)
 
     def _run(self, job: Job) -> None:
-        self._threads[job.call.call_id] = threading.get_ident()
         try:
-            self._x.run(job, lambda method, args, kwargs: method(*args, **kwargs))
+            self._x.run(job, functools.partial(self._call, job.call.call_id))
         except (SystemExit, LeaveActor) as e:
             self._left = e
             self._x.runtime.inbox.wake()
+
+    def _call(self, call_id: bytes, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        me = threading.get_ident()
+        with self._guard:
+            self._threads[call_id] = me
+        try:
+            if self._x.is_cancelled(call_id):
+                raise Interrupted
+            return method(*args, **kwargs)
         finally:
-            self._threads.pop(job.call.call_id, None)
+            with self._guard:
+                self._threads.pop(call_id, None)
+                _raise_in(me, None)  # one that was on its way comes too late
 
     def cancel(self, call_id: bytes) -> None:
         """Raises in the call's thread at its next bytecode: C code that never returns cannot be interrupted there."""
-        thread = self._threads.get(call_id)
-        if thread is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(Interrupted))
+        while True:
+            with self._guard:
+                thread = self._threads.get(call_id)
+                if thread is None or not self._x.runtime.interrupts.protects(sys._current_frames().get(thread)):
+                    if thread is not None:
+                        _raise_in(thread, Interrupted)
+                    break
+            os.sched_yield()  # it handles a message: in a moment it does not
+        self._x.runtime.inbox.wake()  # it may wait there
 
     def loop(self) -> None:
         self._x.runtime.inbox.wait_until(lambda: self._left is not None or self.stopping)
@@ -124,6 +145,11 @@ class Threaded:
     def stop(self) -> None:
         self.stopping = True
         self._x.runtime.inbox.wake()
+
+
+def _raise_in(thread: int, what: type[BaseException] | None) -> None:
+    """Raise in a thread as soon as it runs Python code; None takes back what it did not come to raise."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if what is None else ctypes.py_object(what))
 
 
 class Async:
@@ -158,6 +184,11 @@ class Async:
 
     async def _run(self, job: Job) -> None:
         x, msg = self._x, job.call
+        if x.is_cancelled(msg.call_id):  # before it was here
+            x.reply_cancelled(job)
+            x.finished(job)
+            x.runtime.sharing.let_go(x.runtime.sharing.adopt(msg.refs))
+            return
         held = x.runtime.sharing.adopt(msg.refs)
         CALL.set(msg)
         try:
@@ -175,6 +206,7 @@ class Async:
         except (asyncio.CancelledError, Interrupted):
             x.reply_cancelled(job)
         except (SystemExit, LeaveActor) as e:
+            x.end_if_forked(e)
             if not self._left.done():
                 self._left.set_exception(_Left(e))
         except BaseException as e:

@@ -22,7 +22,7 @@ from soma.actors import (
 )
 from soma.actors.blackbox import Recorder
 from soma.actors.caller import label_of
-from soma.actors.context import Identity, LeaveActor
+from soma.actors.context import Identity, LeaveActor, exit_code
 from soma.actors.execution import Executor, Job
 from soma.actors.failures import describe
 from soma.actors.modes import Async, Serial, Threaded
@@ -97,6 +97,8 @@ class _Process:
         self._runtime = Runtime(ZmqWire(directory), identity, Arena(start.arena_bytes, directory))
         current.set_engine(self._runtime)
         self._recorder = Recorder(blackbox_fd)
+        self._stopped_early = False
+        self._runtime.handlers[m.Stop] = self._on_early_stop
         self._heard = False
         self._runtime.handlers[m.Stop] = self._on_stop
         self._mode: Serial | Threaded | Async | None = None
@@ -107,18 +109,24 @@ class _Process:
         if self._mode is not None:
             self._mode.stop()
 
+    def _on_early_stop(self, msg: m.Stop, frames: list[bytes]) -> None:
+        """Its last handle went before there was anything to stop."""
+        self._stopped_early = True
+
     def live(self) -> int:
         """Construct, serve, end; the exit code."""
         try:
             mode = self._construct()
         except _Failed as e:
             return self._leave("init", 1) if not e.args else int(e.args[0])
+        if self._stopped_early:
+            mode.stop()
         try:
             mode.loop()
         except LeaveActor:
             return self._leave("exit_actor", 0)
         except SystemExit as e:
-            return self._leave("exited", _exit_code(e))
+            return self._leave("exited", exit_code(e))
         return self._leave("killed", 0)
 
     def _leave(self, reason: str, code: int) -> int:
@@ -151,7 +159,7 @@ class _Process:
                 savepoint.restore()
                 executor.savepoint = savepoint
         except (SystemExit, LeaveActor) as e:
-            raise _Failed(self._leave("exited" if isinstance(e, SystemExit) else "exit_actor", _exit_code(e))) from None
+            raise _Failed(self._leave("exited" if isinstance(e, SystemExit) else "exit_actor", exit_code(e))) from None
         except BaseException as e:
             self._report(e, label)
             raise _Failed from None
@@ -202,15 +210,3 @@ def _task_worker() -> tuple[type, tuple[Any, ...], dict[str, Any], dict[str, Any
     from soma.actors.pool import TaskWorker
 
     return TaskWorker, (), {}, {"concurrency": 1, "groups": {}, "is_async": False}
-
-
-def _exit_code(e: BaseException) -> int:
-    code = e.code if isinstance(e, SystemExit) else 0
-    if code is None:
-        return 0
-    if isinstance(code, int):
-        return code
-    print(code, file=sys.stderr)
-    return 1
-
-
