@@ -275,8 +275,11 @@ class Daemon:
                 while self._mailbox.poll(0):  # what it said before it went
                     self._on_message(self._mailbox.take())
                 self.residents.on_exited(message["exited"], message["pid"], message["status"], message["rss"], self.now())
-            else:
+            elif "failed" in message:
                 self.residents.on_failed(message["failed"], message["why"], self.now())
+            else:
+                stopped = "stopped" in message
+                self.residents.on_stopped(message["stopped" if stopped else "continued"], stopped=stopped)
 
     def finish(self) -> None:
         """End the cluster: the driver said so, or is gone."""

@@ -49,6 +49,8 @@ class Resident:
     ending: DeathCause | None = None
     """Why we are ending it; wins over what the wait status says."""
     leaving: tuple[str, int] | None = None
+    stopped: bool = False
+    """By SIGSTOP: it answers nothing until SIGCONT."""
     init_error: tuple[str, list[bytes]] | None = None
     rss: int = 0
     last: DeathCause | None = None
@@ -104,6 +106,7 @@ class Residents:
         d = self._d
         incarnation = r.life.admitted()
         r.ending = r.leaving = r.init_error = None
+        r.stopped = False
         self._by_peer[peer := r.peer] = r
         try:
             self._launch(r, incarnation)
@@ -148,6 +151,13 @@ class Residents:
         if r.ending is not None:  # it was to end before it was there
             self.end(r, r.ending)
         self._d.memory.ensure()
+
+    def on_stopped(self, peer: str, *, stopped: bool) -> None:
+        """Its process was stopped by a signal, or goes on. Nothing is done about it: only a person knows what it is for."""
+        r = self._by_peer.get(peer)
+        if r is not None:
+            r.stopped = stopped
+            self._event(r, "ActorStopped" if stopped else "ActorContinued", pid=r.pid)
 
     def on_failed(self, peer: str, why: str, now: float) -> None:
         """The machine refused another process."""

@@ -70,7 +70,7 @@ class Spawner:
             if not data:
                 raise EOFError("the forkserver is gone")
             said.append(json.loads(data))
-            if "exited" not in said[-1]:
+            if "spawned" in said[-1] or "failed" in said[-1]:
                 self._unanswered -= 1
                 self._send()
 

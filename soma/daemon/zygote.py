@@ -5,6 +5,7 @@ last to go: when the daemon is gone, however it went, it ends every process of t
 
     daemon → zygote   {"spawn": {...Start}, "heavy": [...], "method": …} with the descriptors of stdout, stderr, blackbox
     zygote → daemon   {"spawned": peer, "pid": …} | {"failed": peer, "why": …} | {"exited": peer, "pid", "status", "rss"}
+                      | {"stopped": peer} | {"continued": peer}
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import functools
 import gc
 import importlib
 import json
@@ -56,29 +58,33 @@ class Zygote:
         self._cluster = cluster
         self._directory = directory
         self._selector = selectors.DefaultSelector()
-        self._selector.register(channel, selectors.EVENT_READ, None)
+        self._selector.register(channel, selectors.EVENT_READ, self._read_request)
+        self._signalled, self._signals = os.pipe()
+        for fd in (self._signalled, self._signals):
+            os.set_blocking(fd, False)
+        self._selector.register(self._signalled, selectors.EVENT_READ, self._on_signal)
+        signal.set_wakeup_fd(self._signals, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only so that it is written to the pipe
+        self._over = False
         self._children: dict[int, tuple[str, Sentinel]] = {}
 
     def serve(self) -> None:
         """Until the daemon's end of the channel closes."""
-        while True:
+        while not self._over:
             for key, _ in self._selector.select():
-                if key.data is None:
-                    if not self._read_request():
-                        self._clean_up()
-                        return
-                else:
-                    self._reap(key.data)
+                key.data()
+        self._clean_up()
 
     # -- forking -------------------------------------------------------------------------------------------------------------
 
-    def _read_request(self) -> bool:
+    def _read_request(self) -> None:
         try:
             data, fds, _, _ = socket.recv_fds(self._channel, MAX_MESSAGE, 3)
         except ConnectionError:
-            return False
+            data = b""
         if not data:
-            return False
+            self._over = True
+            return
         request = json.loads(data)
         start = decode_start(request["spawn"])
         peer = f"{start.actor}.{start.incarnation}"
@@ -89,13 +95,12 @@ class Zygote:
             pid = self._spawn_fresh(start, fds) if request["method"] == "spawn" else self._fork(start, fds)
         except OSError as e:
             self._tell({"failed": peer, "why": f"{type(e).__name__}: {e}"})
-            return True
+            return
         finally:
             for fd in fds:
                 os.close(fd)
         self._watch(pid, peer)
         self._tell({"spawned": peer, "pid": pid})
-        return True
 
     def _fork(self, start: Start, fds: list[int]) -> int:
         parent = os.getpid()
@@ -105,6 +110,9 @@ class Zygote:
         try:
             os.setsid()
             die_with(parent)
+            signal.set_wakeup_fd(-1)
+            for fd in (self._signalled, self._signals):
+                os.close(fd)
             self._channel.close()
             self._selector.close()
             for _, sentinel in self._children.values():
@@ -131,7 +139,16 @@ class Zygote:
     def _watch(self, pid: int, peer: str) -> None:
         sentinel = Sentinel(pid)
         self._children[pid] = (peer, sentinel)
-        self._selector.register(sentinel.fileno(), selectors.EVENT_READ, pid)
+        self._selector.register(sentinel.fileno(), selectors.EVENT_READ, functools.partial(self._reap, pid))
+
+    def _on_signal(self) -> None:
+        """A child stopped, went on, or died (which its sentinel tells)."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._signalled, 4096)
+        for pid, (peer, _) in self._children.items():
+            change = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+            if change is not None and peer != ORPHAN:
+                self._tell({"stopped" if change.si_code == os.CLD_STOPPED else "continued": peer})
 
     def _reap(self, pid: int) -> None:
         peer, sentinel = self._children.pop(pid)

@@ -1,0 +1,63 @@
+"""A process stopped by SIGSTOP is seen to be stopped, loses nothing, and can be killed."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+from typing import Any
+
+import pytest
+
+import soma
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waitid with WSTOPPED for a child is tried on Linux only")
+
+
+@soma.remote
+class Counter:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def add(self) -> int:
+        self.n += 1
+        return self.n
+
+    def pid(self) -> int:
+        return os.getpid()
+
+
+def states() -> list[str]:
+    return [actor["state"] for actor in soma.status()["actors"]]
+
+
+def test_stopping_is_said_and_nothing_is_lost_or_done_twice(cluster: None) -> None:
+    said: queue.Queue[dict[str, Any]] = queue.Queue()
+    end = soma.on_event(said.put)
+    counter = Counter.remote()
+    pid = soma.get(counter.pid.remote())
+    assert said.get(timeout=5)["kind"] == "ActorStarted"
+
+    os.kill(pid, signal.SIGSTOP)
+    assert said.get(timeout=3)["kind"] == "ActorStopped"
+    assert states() == ["stopped"]
+    refs = [counter.add.remote() for _ in range(100)]
+    with pytest.raises(soma.GetTimeoutError):
+        soma.get(refs[0], timeout=0.1)
+
+    os.kill(pid, signal.SIGCONT)
+    assert said.get(timeout=3)["kind"] == "ActorContinued"
+    assert soma.get(refs, timeout=10) == list(range(1, 101))
+    assert states() == ["ready"]
+    end()
+
+
+def test_a_stopped_actor_can_be_killed(cluster: None) -> None:
+    counter = Counter.remote()
+    os.kill(soma.get(counter.pid.remote()), signal.SIGSTOP)
+    ref = counter.add.remote()
+    soma.kill(counter)
+    with pytest.raises(soma.ActorDiedError) as caught:
+        soma.get(ref, timeout=5)
+    assert caught.value.reason == "killed"
