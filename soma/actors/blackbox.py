@@ -22,6 +22,7 @@ def create() -> int:
     """A file descriptor of a new page."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("soma-blackbox", os.MFD_CLOEXEC)
+        os.fchmod(fd, 0o600)
     else:
         import tempfile
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -107,6 +108,8 @@ class ZmqMailbox:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.MAXMSGSIZE, LIMITS.message_bytes)
         self._socket.setsockopt(zmq.HANDSHAKE_IVL, 5000)
+        if sys.platform == "linux":  # the third wall, behind the modes of directory and socket: the kernel says who connects
+            self._socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
         self._waker = Waker()
         self._items: Any = [(self._socket, int(zmq.POLLIN)), (self._waker.fd, int(zmq.POLLIN))]
         self._recv = functools.partial(zmq.backend.Socket.recv, self._socket)
