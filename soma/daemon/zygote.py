@@ -26,6 +26,7 @@ import socket
 import subprocess
 import sys
 import time
+import traceback
 from typing import Any
 
 from soma.actors.process import Start, actor_main
@@ -146,7 +147,10 @@ class Zygote:
         with contextlib.suppress(BlockingIOError):
             os.read(self._signalled, 4096)
         for pid, (peer, _) in self._children.items():
-            change = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+            try:
+                change = os.waitid(os.P_PID, pid, os.WSTOPPED | os.WCONTINUED | os.WNOHANG)
+            except ChildProcessError:
+                continue  # it is gone: its sentinel says so
             if change is not None and peer != ORPHAN:
                 self._tell({"stopped" if change.si_code == os.CLD_STOPPED else "continued": peer})
 
@@ -221,5 +225,7 @@ def zygote_main(channel: socket.socket, cluster: str, directory: str) -> None:
         gc.collect()
         gc.freeze()
         Zygote(channel, cluster, directory).serve()
+    except BaseException:
+        traceback.print_exc()  # into the daemon's log, whose driver shows it
     finally:
         os._exit(0)
