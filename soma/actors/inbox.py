@@ -15,6 +15,10 @@ from soma.errors import ClusterLostError
 from soma.transport.endpoint import Mailbox
 
 
+OVERTIME = 0.05
+"""Seconds for which what has arrived is still read when a wait's time is over; a flood must not keep it for ever."""
+
+
 class Inbox:
     """One mailbox, its readers, and the messages that are held back until everything else was read.
 
@@ -75,19 +79,19 @@ class Inbox:
                     self._do_late()
                     self._tell()
                     continue
-                left = None
-                if end is not None:
-                    left = end - time.monotonic()
-                    if left <= 0:
-                        return False
+                left = None if end is None else max(0.0, end - time.monotonic())  # also with none left: what is there is read
                 self._check_open()
                 if not box.poll(left):
+                    if left == 0.0:
+                        return done()
                     continue
                 frames = box.take()
                 self._busy = box.ready()
             handle(frames)
             if self._followers:
                 self._tell()
+            if end is not None and time.monotonic() > end + OVERTIME:
+                return done()
         return True
 
     def _stand_down(self) -> None:

@@ -102,6 +102,23 @@ def test_waits_end_in_time_also_for_those_who_do_not_read(here: Setting) -> None
     assert not reader.is_alive()
 
 
+def test_a_wait_of_no_time_reads_what_is_there(here: Setting) -> None:
+    """Who polls gets on."""
+    for n in range(50):
+        here.send(b"%d" % n)
+    until = time.monotonic() + LONG
+    while not here.inbox.wait_until(lambda: b"49" in here.done, 0):
+        assert time.monotonic() < until
+
+
+def test_a_flood_does_not_hold_a_wait_beyond_its_time(here: Setting) -> None:
+    here.handle = lambda frames: here.send(b"another")
+    here.send(b"first")
+    start = time.monotonic()
+    assert not here.inbox.wait_until(lambda: False, 0.1)
+    assert time.monotonic() - start < LONG / 2
+
+
 def test_a_reader_that_leaves_hands_over(here: Setting) -> None:
     """The first to wait reads; when it has what it wanted, another must take its place."""
     threads = [threading.Thread(target=here.inbox.wait_until, args=(lambda t=t: b"%d" % t in here.done, LONG)) for t in range(6)]
