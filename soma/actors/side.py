@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("soma")
 
+LAST = "ClusterEnds"
+"""The kind of event after which the daemon sends no more."""
+
 
 class SideThread:
     """One thread, one mailbox. `handlers` may be extended before `start`."""
@@ -33,6 +36,7 @@ class SideThread:
         self.listeners: list[Callable[[dict[str, Any]], None]] = []
         self._complained: set[bytes] = set()
         self._closed = False
+        self._last = threading.Event()
         sharing = runtime.sharing
         self.handlers: dict[type, Callable[[Any], None]] = {
             m.Fetch: sharing.on_fetch, m.Hold: sharing.on_hold, m.PeerDied: lambda msg: sharing.on_peer_died(msg.peer),
@@ -68,7 +72,15 @@ class SideThread:
             except Exception:  # e.g. a driver's stdout that cannot show what an actor printed: the next message counts all the same
                 log.exception("a message could not be handled")
 
+    def wait_last(self, timeout: float) -> None:
+        """Wait until all is handled that the daemon sent before it ended: the last lines of actors, above all."""
+        if threading.current_thread() is not self._thread:
+            self._last.wait(timeout)
+
     def _on_event(self, msg: m.Event) -> None:
+        if msg.fields.get("kind") == LAST:
+            self._last.set()
+            return
         for fn in list(self.listeners):
             try:
                 fn(dict(msg.fields))

@@ -53,6 +53,7 @@ class DriverRuntime(Runtime):
         if self.lost is None:
             try:
                 self.request(lambda r: m.Ask(r, self.port.me, "shutdown"), timeout=END_TIMEOUT)
+                self.side.wait_last(END_TIMEOUT / 5)
             except (ClusterError, GetTimeoutError):
                 self._daemon.kill()
         super().shutdown()

@@ -6,6 +6,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from soma.actors.side import LAST
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Questions:
                 for r in d.residents.by_id.values():
                     if r.output is not None:
                         r.output.flush()
+                d.send(msg.peer + ".s", m.Event({"kind": LAST}))  # behind the lines, on their way
                 d.answer(msg.peer, msg.request)
                 d.finish()
             case other:

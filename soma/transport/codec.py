@@ -80,7 +80,7 @@ def decode(body: bytes | memoryview, buffers: Sequence[Buffer] = ()) -> Any:
         return pickle.loads(body, buffers=[bytearray(b) if memoryview(b).readonly else b for b in buffers])
     except MemoryError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a payload must not end its reader
         raise DecodeError(f"the value cannot be unpickled here: {type(error).__name__}: {error}") from error
 
 
@@ -165,13 +165,13 @@ def _encode(value: object, roots: tuple[tuple[str, object], ...], error: type[No
             pickler.dump(value)
     except MemoryError:
         raise
-    except Exception as cause:
+    except (Exception, SystemExit) as cause:
         raise _explain(cause, value, roots, error) from cause
     return Packed(pickler.file.getvalue(), tuple(pickler.buffers), tuple(pickler.notes))
 
 
 def _explain(
-    cause: Exception, value: object, roots: tuple[tuple[str, object], ...], error: type[NotSerializableError]
+    cause: Exception | SystemExit, value: object, roots: tuple[tuple[str, object], ...], error: type[NotSerializableError]
 ) -> NotSerializableError:
     whole = " and ".join(name for name, _ in roots)
     if isinstance(cause, RecursionError) or isinstance(cause.__cause__, RecursionError):
@@ -202,6 +202,6 @@ def _fails(pickler: _Pickler, value: object) -> bool:
         pickler.dump(value)
     except MemoryError:
         raise
-    except Exception:  # only the verdict is wanted: the first failure is the cause that is reported
+    except (Exception, SystemExit):  # only the verdict is wanted: the first failure is the cause that is reported
         return True
     return False

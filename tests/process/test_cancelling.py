@@ -22,7 +22,7 @@ class Sleeper:
     def nap(self, begun=None):
         if begun is not None:
             open(begun, "w").close()  # a pipe with a name: waits for who opened it to read
-        time.sleep(60)
+        time.sleep(60)  # workload
 
     def spin(self, begun):
         open(begun, "w").close()
@@ -51,7 +51,7 @@ class AsyncSleeper:
         try:
             if begun is not None:
                 await asyncio.get_running_loop().run_in_executor(None, lambda: open(begun, "w").close())
-            await asyncio.sleep(60)
+            await asyncio.sleep(60)  # workload
         finally:
             self.cleaned.append("nap")
 
@@ -195,7 +195,7 @@ def test_tasks(force, begun):
     @soma.remote
     def nap(path):
         open(path, "w").close()
-        time.sleep(60)
+        time.sleep(60)  # workload
 
     @soma.remote
     def same(x):

@@ -21,7 +21,7 @@ class Worker:
         return os.getpid()
 
     def nap(self):
-        time.sleep(60)
+        time.sleep(60)  # workload
 
     def child(self):
         """A daemon without parents, in a session of its own."""
@@ -102,7 +102,7 @@ def test_a_constructor_that_takes_too_long(monkeypatch):
     @soma.remote
     class Slow:
         def __init__(self):
-            time.sleep(60)
+            time.sleep(60)  # workload
 
         def run(self):
             pass
@@ -134,3 +134,29 @@ def test_waits_without_a_cycle_go_on_with_few_cpus():
             return n if n < 2 else sum(soma.get([fib.remote(n - 1), fib.remote(n - 2)]))
 
         assert soma.get(fib.remote(5), timeout=20) == 5
+
+
+def test_a_hundred_large_values_through_a_small_store():
+    """100 × 50 MB through 512 MB, as arguments and results, refs dropped: all arrive, and the store is empty afterwards."""
+    import numpy as np
+
+    @soma.remote
+    class Echo:
+        def total(self, x):
+            return float(x[0] + x[-1])
+
+        def make(self, n):
+            return np.full(50_000_000 // 8, n, float)
+
+    with soma.init(num_cpus=2, object_store_memory=512 * 2**20):
+        echo = Echo.remote()
+        for n in range(50):
+            assert soma.get(echo.total.remote(np.full(50_000_000 // 8, n, float)), timeout=10) == 2 * n
+            assert soma.get(echo.make.remote(n), timeout=10)[1] == n
+        held = [soma.put(np.full(50_000_000 // 8, n, float)) for n in range(12)]  # more than fit: the rest is in plain memory
+        assert [soma.get(r)[5] for r in held] == list(range(12))
+        del held
+        soma.get(echo.total.remote(np.zeros(1)), timeout=10)
+        until = time.monotonic() + 5
+        while soma.status()["driver"]["arena_used"]:
+            assert time.monotonic() < until, soma.status()["driver"]

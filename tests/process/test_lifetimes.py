@@ -119,7 +119,10 @@ def test_kill_settles_all_calls():
     soma.kill(actor)
     ready, rest = soma.wait(refs, num_returns=len(refs), timeout=5)
     assert not rest
-    assert error_of(actor.add.remote()).reason == "killed"
+    with pytest.raises(ActorDiedError) as caught:
+        while True:  # a kill takes a moment: until then it answers
+            soma.get(actor.add.remote(), timeout=5)
+    assert caught.value.reason == "killed"
 
 
 def test_kill_with_restart():

@@ -1,0 +1,130 @@
+"""One process, many clusters: one after the other without growth, in forked children, and refs that outlived theirs."""
+
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+
+import soma
+
+pytestmark = pytest.mark.crash
+
+PRELUDE = """
+import os, sys, threading
+import soma
+
+@soma.remote
+class Worker:
+    def pid(self):
+        return os.getpid()
+"""
+
+
+def run(script, *, timeout=20, check=True):
+    """A driver's whole life; its result with the seconds it took."""
+    began = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", PRELUDE + textwrap.dedent(script)], capture_output=True, text=True, timeout=timeout,
+                          stdin=subprocess.DEVNULL)
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done, time.monotonic() - began
+
+
+def test_a_forked_child_that_leaves_by_sys_exit_harms_nobody():
+    """And may not use the cluster: each verb says why."""
+    run("""
+        from soma.errors import ForkedClientError
+        soma.init(num_cpus=2)
+        w = Worker.remote()
+        before = soma.get(w.pid.remote())
+        ref, value = w.pid.remote(), soma.put(b"x" * 10**6)
+        held = soma.get(value)
+        child = os.fork()
+        if child == 0:
+            uses = [lambda: soma.get(ref), lambda: w.pid.remote(), lambda: soma.put(1), lambda: soma.wait([ref]), lambda: soma.kill(w),
+                    lambda: Worker.remote(), lambda: ref.future().result(1), lambda: soma.cancel(ref)]
+            for n, use in enumerate(uses):
+                try:
+                    use()
+                except ForkedClientError:
+                    continue
+                except BaseException as e:
+                    print(n, repr(e), file=sys.stderr)
+                    os._exit(2)
+                os._exit(3)
+            soma.shutdown()
+            del w, ref, value
+            sys.exit(0)
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == 0, status
+        assert soma.get(w.pid.remote(), timeout=5) == before == soma.get(ref, timeout=5)
+        assert soma.get(value) == held == b"x" * 10**6
+        other = Worker.remote()
+        assert soma.get(other.pid.remote(), timeout=5)
+        import multiprocessing
+        p = multiprocessing.get_context("fork").Process(target=sys.exit, args=(0,))
+        p.start(); p.join(10)
+        assert p.exitcode == 0 and soma.get(w.pid.remote(), timeout=5) == before
+    """)
+
+
+def test_a_forked_child_may_have_a_cluster_of_its_own():
+    run("""
+        soma.init(num_cpus=2)
+        w = Worker.remote()
+        soma.get(w.pid.remote())
+        child = os.fork()
+        if child == 0:
+            soma.init(num_cpus=1)
+            soma.get(Worker.remote().pid.remote(), timeout=10)
+            soma.shutdown()
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        soma.get(w.pid.remote(), timeout=5)
+    """)
+
+
+def test_refs_and_handles_of_an_earlier_cluster_say_so(leaves_nothing):
+    """None of them waits for ever."""
+    @soma.remote
+    def same(x):
+        return x
+
+    with soma.init(num_cpus=1):
+        ref, handle, pending = soma.put(1), soma.remote(Plain).remote(), same.remote(2)
+    with soma.init(num_cpus=1):
+        for use in (lambda: soma.get(ref, timeout=5), lambda: soma.wait([pending], timeout=5), lambda: same.remote(ref),
+                    lambda: same.remote([handle]), lambda: handle.run.remote(), lambda: pending.future()):
+            with pytest.raises((soma.SomaError), match="shut down"):
+                use()
+
+
+class Plain:
+    def run(self):
+        pass
+
+
+def test_twenty_lives_do_not_grow():
+    run("""
+        import gc
+        def life():
+            soma.init(num_cpus=2)
+            w = Worker.remote()
+            soma.get(w.pid.remote())
+            soma.get(soma.put(b"x" * 10**6))
+            soma.shutdown()
+        def held():
+            gc.collect()
+            with open("/proc/self/statm") as f:
+                rss = int(f.read().split()[1]) * 4096
+            return len(os.listdir("/proc/self/fd")), threading.active_count(), len(os.listdir("/proc/self/task")), rss
+        life(); life(); life()
+        before = held()
+        for _ in range(17):
+            life()
+        after = held()
+        assert after[:3] == before[:3], (before, after)
+        assert after[3] - before[3] < 4 * 2**20, (before, after)
+    """, timeout=28)
