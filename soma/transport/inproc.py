@@ -35,8 +35,10 @@ class InprocMailbox:
                 if left is not None and left <= 0:
                     return False
                 self._changed.wait(left)
+            if self._queue:
+                return True
             self._woken = False
-            return bool(self._queue)
+            return False
 
     def take(self) -> list[bytes]:
         return self._queue.popleft()

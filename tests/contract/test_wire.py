@@ -174,6 +174,19 @@ def test_a_wake_hides_no_message(wire: Wire) -> None:
     assert box.take_nowait() is None
 
 
+def test_a_message_hides_no_wake(wire: Wire) -> None:
+    """Who was woken looks after something else; that must not be forgotten because a message came too."""
+    box, out = wire.mailbox("b"), wire.outlet("a")
+    out.send("b", [b"x"])
+    assert box.poll(LONG)
+    box.wake()
+    assert box.poll(LONG)
+    box.take()
+    start = time.monotonic()
+    assert not box.poll(LONG)
+    assert time.monotonic() - start < LONG / 2
+
+
 def test_take_nowait_takes_what_is_there(wire: Wire) -> None:
     box, out = wire.mailbox("b"), wire.outlet("a")
     for i in range(10):
