@@ -148,9 +148,9 @@ class FakeCluster(RuleBasedStateMachine):
         cancel_call(data.draw(st.sampled_from(self.refs))[0])
 
     @precondition(lambda self: self.handles)
-    @rule(data=st.data(), drop=st.booleans(), restart=st.booleans(), really=st.integers(0, 3))
+    @rule(data=st.data(), drop=st.booleans(), restart=st.booleans(), really=st.integers(0, 5))
     def kill_or_drop(self, data: st.DataObject, drop: bool, restart: bool, really: int) -> None:
-        if really == 3:
+        if really == 5:
             handle = data.draw(st.sampled_from(self.handles))
             if drop:
                 self.handles.remove(handle)
@@ -219,16 +219,30 @@ class FakeCluster(RuleBasedStateMachine):
     @precondition(lambda self: any(r.life.phase in (Phase.WAITING, Phase.RESTARTING) for r in self.residents.values()))
     @rule(data=st.data())
     def start(self, data: st.DataObject) -> None:
-        r = data.draw(st.sampled_from([r for r in self.residents.values() if r.life.phase in (Phase.WAITING, Phase.RESTARTING)]))
+        self.start_one(data.draw(st.sampled_from(
+            [r for r in self.residents.values() if r.life.phase in (Phase.WAITING, Phase.RESTARTING)])))
+
+    def start_one(self, r: Resident) -> None:
         peer = incarnation_peer(r.actor, r.life.admitted())
         r.process = Process(peer, self.wire.mailbox(peer), self.wire.mailbox(side(peer)), Arena(2 * MIB, self.directory))
 
     @precondition(lambda self: any(r.life.phase is Phase.STARTING for r in self.residents.values()))
     @rule(data=st.data())
     def constructed(self, data: st.DataObject) -> None:
-        r = data.draw(st.sampled_from([r for r in self.residents.values() if r.life.phase is Phase.STARTING]))
+        self.ready_one(data.draw(st.sampled_from([r for r in self.residents.values() if r.life.phase is Phase.STARTING])))
+
+    def ready_one(self, r: Resident) -> None:
         assert r.life.constructed()
         self.tell(r, None)
+
+    @rule()
+    def all_come_up(self) -> None:
+        self.daemon_reads()
+        for r in self.residents.values():
+            if r.life.phase in (Phase.WAITING, Phase.RESTARTING):
+                self.start_one(r)
+            if r.life.phase is Phase.STARTING:
+                self.ready_one(r)
 
     def tell(self, r: Resident, cause: DeathCause | None) -> None:
         history = tuple(dataclasses.astuple(c) for c in r.life.history)
@@ -258,7 +272,9 @@ class FakeCluster(RuleBasedStateMachine):
     @precondition(lambda self: self.alive())
     @rule(data=st.data())
     def receive(self, data: st.DataObject) -> None:
-        p = data.draw(st.sampled_from(self.alive())).process
+        self.receive_all(data.draw(st.sampled_from(self.alive())).process)
+
+    def receive_all(self, p: Process | None) -> None:
         assert p is not None
         while (frames := p.side.take_nowait()) is not None:
             if isinstance(msg := unpack(frames[1]), m.Cancel):
@@ -276,7 +292,10 @@ class FakeCluster(RuleBasedStateMachine):
     @precondition(lambda self: any(r.process and r.process.queue and not r.process.running for r in self.alive()))
     @rule(data=st.data())
     def begin(self, data: st.DataObject) -> None:
-        p = data.draw(st.sampled_from([r for r in self.alive() if r.process and r.process.queue and not r.process.running])).process
+        self.begin_one(data.draw(st.sampled_from(
+            [r for r in self.alive() if r.process and r.process.queue and not r.process.running])).process)
+
+    def begin_one(self, p: Process | None) -> None:
         assert p is not None
         p.running = p.queue.pop(0)
         p.begun.append(p.running[0].call_id)
@@ -285,7 +304,21 @@ class FakeCluster(RuleBasedStateMachine):
     @precondition(lambda self: any(r.process and r.process.running for r in self.alive()))
     @rule(data=st.data(), ok=st.booleans())
     def finish(self, data: st.DataObject, ok: bool) -> None:
-        p = data.draw(st.sampled_from([r for r in self.alive() if r.process and r.process.running])).process
+        self.finish_one(data.draw(st.sampled_from([r for r in self.alive() if r.process and r.process.running])).process, ok)
+
+    @precondition(lambda self: self.alive())
+    @rule(data=st.data(), leave=st.integers(0, 2))
+    def work(self, data: st.DataObject, leave: int) -> None:
+        """Everything that is queued, but for the last few."""
+        p = data.draw(st.sampled_from(self.alive())).process
+        self.receive_all(p)
+        assert p is not None
+        while len(p.queue) > leave:
+            if p.running:
+                self.finish_one(p, True)
+            self.begin_one(p)
+
+    def finish_one(self, p: Process | None, ok: bool) -> None:
         assert p is not None and p.running is not None
         (call, given), p.running = p.running, None
         if call.call_id in p.cancelled:
@@ -301,9 +334,9 @@ class FakeCluster(RuleBasedStateMachine):
         self.out.send(call.caller, [pack(m.Reply(call.call_id, 0, status, True, ())), *to_frames(value, p.arena, call.caller)])
 
     @precondition(lambda self: any(r.process for r in self.residents.values()))
-    @rule(data=st.data(), really=st.integers(0, 2), reason=st.sampled_from(["signal", "exited", "exit_actor", "oom"]))
+    @rule(data=st.data(), really=st.integers(0, 3), reason=st.sampled_from(["signal", "exited", "exit_actor", "oom"]))
     def die(self, data: st.DataObject, really: int, reason: str) -> None:
-        if really == 2:
+        if really == 3:
             r = data.draw(st.sampled_from([r for r in self.residents.values() if r.process]))
             self.end(r, DeathCause(reason, signal="SIGSEGV" if reason == "signal" else None))
 
