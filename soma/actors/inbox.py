@@ -14,7 +14,6 @@ from collections.abc import Callable
 from soma.errors import ClusterLostError
 from soma.transport.endpoint import Mailbox
 
-
 OVERTIME = 0.05
 """Seconds for which what has arrived is still read when a wait's time is over; a flood must not keep it for ever."""
 

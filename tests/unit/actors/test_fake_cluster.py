@@ -26,8 +26,8 @@ from soma.actors.lifecycle import Phase
 from soma.actors.runtime import Runtime
 from soma.actors.sharing import side
 from soma.actors.supervisor import Life
-from soma.cluster import get, kill, remote, wait
 from soma.cluster import cancel as cancel_call
+from soma.cluster import get, kill, remote, wait
 from soma.config import MIB
 from soma.errors import ActorDiedError, DeathCause, GetTimeoutError, SomaError, TaskCancelledError
 from soma.ids import DAEMON, ActorId, incarnation_peer
@@ -246,7 +246,8 @@ class FakeCluster(RuleBasedStateMachine):
 
     def tell(self, r: Resident, cause: DeathCause | None) -> None:
         history = tuple(dataclasses.astuple(c) for c in r.life.history)
-        r.last = m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, dataclasses.astuple(cause) if cause else (), history)
+        told = dataclasses.astuple(cause) if cause else ()
+        r.last = m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, told, history)
         for peer in r.watchers:
             self.out.send(peer, [pack(r.last), *([r.begun] if cause else [])])
 
@@ -360,7 +361,7 @@ class FakeCluster(RuleBasedStateMachine):
         for _ in range(2):
             answers: list[m.Answer] = []
             self.out.send(ME, [pack(m.Answer(self.runtime.requests.ask(answers.append), "", "", {}))])
-            assert self.runtime.inbox.wait_until(lambda: bool(answers) and not self.runtime.inbox.late, 5.0)
+            assert self.runtime.inbox.wait_until(lambda answers=answers: bool(answers) and not self.runtime.inbox.late, 5.0)
             probe = self.wire.mailbox("probe")
             self.out.send(side(ME), [pack(m.Fetch(b"?" * 20, "probe"))])
             assert probe.recv(5.0) is not None
