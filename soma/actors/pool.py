@@ -164,6 +164,12 @@ class TaskPool:
         self._shape_of.pop(call.call_id, None)
         self._caller.settle_all(call, error)
 
+    def give_up(self, actor: ActorId) -> None:
+        """This worker is about to be killed: it gets no further task. The lock is held."""
+        lease = self._leases.pop(actor, None)
+        if lease is not None:
+            self._flow(lease.shape)
+
     def cancel(self, call_id: CallId) -> bool:
         """Drop a task that has no worker yet."""
         with self._port.lock:

@@ -71,9 +71,9 @@ class Retrieval:
             raise GetTimeoutError(f"{missing} of {len(entries)} values were not there after {timeout:g} s")
         for e in entries:
             if e.deadline is not None and e.deadline <= time.monotonic() and e.status is Status.PENDING:
-                self._cancel(CallId(e.id[:16]))
                 error = GetTimeoutError("the call took longer than its timeout= and was cancelled")
-                self._sharing.settle(e, Status.FAILED, error=error)
+                self._sharing.settle(e, Status.FAILED, error=error)  # first: one that was not sent is settled by its cancel
+                self._cancel(CallId(e.id[:16]))
         if not settled():
             self._wait(settled, entries, None if own is None else max(0.0, own - time.monotonic()), every=every)
 

@@ -209,7 +209,10 @@ class Runtime:
     def _cancel_call(self, call_id: CallId, force: bool) -> None:
         if self.pool.cancel(call_id):
             return
-        link = self.caller.cancel(call_id, force)
+        with self.port.lock:  # so that its answer, if it comes now, does not make a task's worker free for another task
+            link = self.caller.cancel(call_id, force)
+            if link is not None and force:
+                self.pool.give_up(link.actor)
         if link is not None and force:
             self.port.outlet.send(DAEMON, [pack(m.Kill(link.actor, False, "cancelled", False))])
 

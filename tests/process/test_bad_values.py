@@ -71,9 +71,15 @@ def circle():
     return a
 
 
+class ExitsWhenWritten(Exception):
+    def __reduce__(self):
+        sys.exit(1)
+
+
 MAKERS = {
     "two arguments": lambda: NeedsTwo(1, 2), "no text": NoText, "a lock": HoldsLock, "ten megabytes": lambda: ValueError("x" * 10**7),
-    "circle": circle, "exits when read": ExitsWhenRead, "group": lambda: ExceptionGroup("many", [ValueError(1), NeedsTwo(1, 2)]),
+    "circle": circle, "exits when read": ExitsWhenRead, "exits when written": ExitsWhenWritten,
+    "group": lambda: ExceptionGroup("many", [ValueError(1), NeedsTwo(1, 2)]),
     "local class": lambda: type("Local", (LookupError,), {})("here"), "stop": StopIteration, "generator exit": GeneratorExit,
     "interrupt": KeyboardInterrupt, "base": lambda: BaseException("base"),
 }

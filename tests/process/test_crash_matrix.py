@@ -107,14 +107,17 @@ def sibling_unharmed(sibling):
     assert soma.get(handle.pid.remote(), timeout=5) == pid
 
 
-def failure_of(ref, victim, how):
+def failure_of(ref, victim, how, pid=None):
     """The exception of a call whose actor ended so; a stopped one is killed after its `get` came back in time."""
-    began = time.monotonic()
     if how == "stop":
+        while pid is not None and psutil.Process(pid).status() != psutil.STATUS_STOPPED:
+            os.sched_yield()
+        began = time.monotonic()
         with pytest.raises(GetTimeoutError):
             soma.get(ref, timeout=0.2)
         assert time.monotonic() - began < 1.0
         soma.kill(victim)
+    began = time.monotonic()
     with pytest.raises(BaseException) as caught:
         soma.get(ref, timeout=10)
     assert time.monotonic() - began < BOUND
@@ -181,8 +184,9 @@ def test_in_the_constructor(how):
 @pytest.mark.parametrize("how", DEATHS)
 def test_while_an_argument_is_unpickled(how):
     victim = Victim.remote()
+    pid = soma.get(victim.pid.remote(), timeout=10)
     doomed, queued = victim.take.remote(DiesWhenRead(how)), victim.pid.remote()
-    error = failure_of(doomed, victim, how)
+    error = failure_of(doomed, victim, how, pid)
     if how in HARMLESS:
         assert isinstance(error, DecodeError) and HARMLESS[how] in str(error)
         assert_alive(victim)
@@ -195,8 +199,9 @@ def test_while_an_argument_is_unpickled(how):
 @pytest.mark.parametrize("how", DEATHS)
 def test_while_a_method_runs(how):
     victim = Victim.remote()
+    pid = soma.get(victim.pid.remote(), timeout=10)
     doomed, queued = victim.run.remote(how), victim.pid.remote()
-    error = failure_of(doomed, victim, how)
+    error = failure_of(doomed, victim, how, pid)
     if how == "raise":
         assert type(error) is ValueError and "die" in str(error.__cause__) and str(soma.get(queued)) in error.__notes__[0]
         assert_alive(victim)
@@ -230,8 +235,9 @@ def test_between_the_items_of_a_stream(how, tmp_path):
 @pytest.mark.parametrize("how", DEATHS)
 def test_while_a_result_is_pickled(how):
     victim = Victim.remote()
+    pid = soma.get(victim.pid.remote(), timeout=10)
     doomed, queued = victim.give.remote(how), victim.pid.remote()
-    error = failure_of(doomed, victim, how)
+    error = failure_of(doomed, victim, how, pid)
     if how in HARMLESS:
         assert isinstance(error, ResultNotSerializableError) and error.path == "result" and HARMLESS[how] in str(error)
         assert_alive(victim)
