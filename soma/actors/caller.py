@@ -22,7 +22,7 @@ from soma.ids import DAEMON, ActorId, CallId, CallIds, incarnation_peer, object_
 from soma.transport import messages as m
 from soma.transport.codec import encode_call
 from soma.transport.frames import pack
-from soma.transport.values import Parcel, from_frames, open_parcel, parcel, to_frames
+from soma.transport.values import from_frames, open_parcel, parcel, to_frames
 
 
 class Caller:
@@ -104,12 +104,12 @@ class Caller:
 
     def _send(self, link: Link, call: Pending) -> None:
         port, peer = self._port, incarnation_peer(link.actor, link.incarnation)
+        if self._sharing.is_dead(peer):
+            return  # the news that settles or repeats this call is on its way
         deadline = None if call.deadline is None else max(0, int((call.deadline - time.monotonic()) * 1000))
         notes = self._sharing.register(call.parcel.notes, peer) if call.parcel.notes else ()
         header = m.Call(call.call_id, port.me, call.method, -1 if call.streams else len(call.returns), call.attempt, deadline, notes)
         port.outlet.send(peer, [pack(header), *to_frames(call.parcel, port.arena, peer)])
-        if call.retries == 0 and not call.parcel.notes and call.parcel.block is not None:
-            call.parcel = Parcel(b"")  # sent once and never again: the lease alone keeps the block
 
     def _flow(self, link: Link) -> None:
         for call in link.flow():

@@ -171,9 +171,16 @@ class Executor:
             port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, ()))])
             job.replied = job.replied or last
             return
-        notes = self.runtime.sharing.register(kept.notes, caller) if kept.notes else ()
         job.replied = job.replied or last
-        port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, notes)), *to_frames(kept, port.arena, caller)])
+        if kept.block is None and not kept.notes:
+            port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, ())), *to_frames(kept, None, caller)])
+            return
+        sharing = self.runtime.sharing
+        with port.lock:
+            if sharing.is_dead(caller):
+                return
+            notes, frames = sharing.register(kept.notes, caller), to_frames(kept, port.arena, caller)
+        port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, notes)), *frames])
 
     def _parcel(self, value: Any, path: str) -> Parcel:
         try:

@@ -204,9 +204,16 @@ class Sharing:
             assert entry.error is not None
             parcel = Parcel(encode(describe(entry.error, entry.producer or self._port.me)).body)
         assert parcel is not None
-        notes = self.register(parcel.notes, peer)
-        frames = to_frames(parcel, self._port.arena, peer)
+        with self._port.lock:
+            if self.is_dead(peer):
+                return
+            notes = self.register(parcel.notes, peer)
+            frames = to_frames(parcel, self._port.arena, peer)
         self._port.outlet.send(peer, [pack(m.ObjectValue(entry.id, status, notes)), *frames])
+
+    def is_dead(self, peer: str) -> bool:
+        """Whether a peer is known to be dead: what it were given now would never come back. Ask with the lock held."""
+        return peer in self._dead_peers
 
     def on_hold(self, msg: m.Hold) -> None:
         with self._port.lock:

@@ -394,3 +394,52 @@ class FakeCluster(RuleBasedStateMachine):
 
 TestFakeCluster = FakeCluster.TestCase
 TestFakeCluster.settings = settings(max_examples=max(60, settings().max_examples // 3), stateful_step_count=60)
+
+
+def one_actor(restarts: int) -> tuple[FakeCluster, Resident]:
+    played = FakeCluster()
+    played.create(restarts, 0)
+    played.all_is_read()
+    played.all_come_up()
+    played.all_is_read()
+    [resident] = played.residents.values()
+    return played, resident
+
+
+def test_a_big_call_that_was_never_begun_goes_again_whole() -> None:
+    played, resident = one_actor(restarts=1)
+    try:
+        value = np.full(BIG, 7, np.uint8)
+        played.refs.append((played.handles[0].echo.remote(value), value))
+        played.end(resident, DeathCause("signal"))
+        played.all_is_read()
+        played.all_come_up()
+        played.all_is_read()
+        played.receive_all(resident.process)
+        played.begin_one(resident.process)
+        played.finish_one(resident.process, True)
+        assert np.array_equal(get(played.refs[0][0], timeout=5), value)
+    finally:
+        played.teardown()
+
+
+def test_what_is_called_between_the_two_messages_of_a_death_leaves_no_lease() -> None:
+    """The side thread hears first that a process died; a call made before its link hears of it must not be lent anything."""
+    played, resident = one_actor(restarts=0)
+    try:
+        assert resident.process is not None
+        played.out.send(side(ME), [pack(m.PeerDied(resident.process.peer))])
+        played.all_is_read()
+        inner = played.handles[0].echo.remote(1)
+        played.refs += [(played.handles[0].echo.remote(np.ones(BIG, np.uint8)), None), (played.handles[0].echo.remote([inner]), None)]
+        del inner
+        played.end(resident, DeathCause("signal"))
+        played.all_is_read()
+        for ref, _ in played.refs:
+            try:
+                get(ref, timeout=5)
+            except ActorDiedError as e:
+                assert e.executed == "no"
+        assert played.arena.stats().leases == 0
+    finally:
+        played.teardown()
