@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -428,18 +429,20 @@ def test_what_is_called_between_the_two_messages_of_a_death_leaves_no_lease() ->
     played, resident = one_actor(restarts=0)
     try:
         assert resident.process is not None
+        inner = played.handles[0].echo.remote(1)
+        played.daemon_reads()
+        played.all_is_read()
         played.out.send(side(ME), [pack(m.PeerDied(resident.process.peer))])
         played.all_is_read()
-        inner = played.handles[0].echo.remote(1)
         played.refs += [(played.handles[0].echo.remote(np.ones(BIG, np.uint8)), None), (played.handles[0].echo.remote([inner]), None)]
         del inner
         played.end(resident, DeathCause("signal"))
         played.all_is_read()
-        for ref, _ in played.refs:
-            try:
-                get(ref, timeout=5)
-            except ActorDiedError as e:
-                assert e.executed == "no"
+        for i in range(2):
+            with pytest.raises(ActorDiedError) as error:
+                get(played.refs[i][0], timeout=5)
+            assert error.value.executed == "no"
+        del error
         assert played.arena.stats().leases == 0
     finally:
         played.teardown()
