@@ -49,6 +49,8 @@ def create(runtime: Runtime, spec: ActorSpec) -> HandleInfo:
     if name is None:
         runtime.port.outlet.send(DAEMON, [pack(message)])
         return info
+    with runtime.port.lock:  # the side thread may be dropping the last handle of who has this name: first that
+        runtime.sharing.collect()
     try:
         runtime.request(lambda r: m.CreateActor(r, *_fields(message)[1:]))
     except ValueError:

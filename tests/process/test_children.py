@@ -58,7 +58,7 @@ class Worker:
             return pool.map(abs, [-1, -2, -3])
 
     def shout(self, megabytes):
-        line = "x" * 1023
+        line = f"{os.getpid():<1023}"  # no other actor says the same
         for _ in range(megabytes * 1024):
             print(line)
         sys.stdout.flush()
@@ -184,12 +184,13 @@ def test_waiting_for_oneself_is_named():
 
 
 def test_a_cycle_of_waits_is_named():
-    a, b, c = (Knot.options(name=n).remote() for n in ("anna", "bert", "carl"))
+    names = [f"{n}-{time.monotonic_ns()}" for n in ("anna", "bert", "carl")]
+    a, b, c = (Knot.options(name=n).remote() for n in names)
     began = time.monotonic()
     with pytest.raises(DeadlockError) as caught:
         soma.get(a.through.remote([b, c, a]), timeout=10)
     assert time.monotonic() - began < 2.0
-    assert all(name in str(caught.value) for name in ("anna", "bert", "carl"))
+    assert all(name in str(caught.value) for name in names)
     assert soma.get([h.leaf.remote() for h in (a, b, c)], timeout=5) == ["leaf"] * 3
 
 
