@@ -252,7 +252,7 @@ class FakeCluster(RuleBasedStateMachine):
         for peer in r.watchers:
             self.out.send(peer, [pack(r.last), *([r.begun] if cause else [])])
 
-    def end(self, r: Resident, cause: DeathCause) -> None:
+    def end(self, r: Resident, cause: DeathCause, *, side_knows: bool = False) -> None:
         """The process is gone: what it had not sent is lost, what it held stays locked."""
         gone, r.process = r.process, None
         assert gone is not None
@@ -262,7 +262,8 @@ class FakeCluster(RuleBasedStateMachine):
         self.graveyard.append(gone)
         self.now += 1.0
         r.begun = b"".join(fingerprint(c) for c in gone.begun)
-        self.out.send(side(ME), [pack(m.PeerDied(gone.peer))])
+        if not side_knows:
+            self.out.send(side(ME), [pack(m.PeerDied(gone.peer))])
         cause, pause = r.life.died(cause, self.now)
         self.tell(r, cause)
 
@@ -436,7 +437,7 @@ def test_what_is_called_between_the_two_messages_of_a_death_leaves_no_lease() ->
         played.all_is_read()
         played.refs += [(played.handles[0].echo.remote(np.ones(BIG, np.uint8)), None), (played.handles[0].echo.remote([inner]), None)]
         del inner
-        played.end(resident, DeathCause("signal"))
+        played.end(resident, DeathCause("signal"), side_knows=True)
         played.all_is_read()
         for i in range(2):
             with pytest.raises(ActorDiedError) as error:
