@@ -71,7 +71,9 @@ def gone(pid, within=2.0):
 def error_of(ref, within=5.0):
     with pytest.raises(ActorDiedError) as caught:
         soma.get(ref, timeout=within)
-    return caught.value.with_traceback(None)  # which would keep the caller's frame, and so its handles
+    error = caught.value
+    del caught  # it keeps the frames of its callers, and so their handles, until the collector comes
+    return error.with_traceback(None)
 
 
 def test_the_last_handle_ends_the_actor_after_its_calls():
