@@ -86,7 +86,10 @@ class Engine(RefHome, Protocol):
         """Nodes, actors, memory and refs, as plain data (what `soma status --json` prints)."""
 
     def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Call `fn` with each event (ActorStarted, ActorDied, ActorRestarted, ActorStopped, ActorContinued); returns a function that ends it."""
+        """Call `fn` with each event: ActorStarted, ActorDied, ActorRestarted, ActorStopped, ActorContinued.
+
+        Returns a function that ends it.
+        """
 
     def context(self) -> Mapping[str, Any]:
         """actor_id, actor_name, node_id, task_id, attempt, namespace, is_driver of the calling thread's current call."""

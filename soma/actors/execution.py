@@ -81,9 +81,6 @@ class Executor:
 
     def resolve(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Refs given as arguments arrive as their values."""
-        kinds = {*map(type, args), *map(type, kwargs.values())}
-        if ObjectRef not in kinds:
-            return args, kwargs
         refs = [a for a in (*args, *kwargs.values()) if type(a) is ObjectRef]
         values = dict(zip(refs, self.runtime.get(refs, None), strict=True))
 
@@ -102,7 +99,8 @@ class Executor:
                 self.reply_cancelled(job)
                 return
             method, args, kwargs = self.begin(job)
-            args, kwargs = self.resolve(args, kwargs)
+            if any(type(a) is ObjectRef for a in (*args, *kwargs.values())):
+                args, kwargs = call(self.resolve, (args, kwargs), {})  # as the user's code: a cancel ends this wait too
             result = call(method, args, kwargs)
             del args, kwargs
             if inspect.iscoroutine(result):

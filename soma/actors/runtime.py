@@ -292,6 +292,6 @@ class Runtime:
         self.side.close()
         self.inbox.close()
         self.mailbox.close()
-        self.port.outlet.close(1.0)
+        self.port.outlet.close(1.0 if self.identity.role == "actor" else 0.0)  # an actor's last answers; a driver's cluster is gone
         self._wire.close()
         self.port.arena.close()

@@ -47,8 +47,9 @@ class Questions:
         holders = d.pool.holders()
         actors = [{
             "actor_id": r.actor, "class_name": r.class_name, "name": r.options.get("name"), "namespace": r.options.get("namespace"),
-            "state": "stopped" if r.stopped else r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation, "restarts": r.life.restarts,
-            "memory_bytes": d.memory.rss(r), "resources": holders.get(r.holder, {}), "task_worker": r.is_worker,
+            "state": "stopped" if r.stopped else r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation,
+            "restarts": r.life.restarts, "memory_bytes": d.memory.rss(r),
+            "resources": holders.get(r.holder, {}), "task_worker": r.is_worker,
         } for r in d.residents.by_id.values()]
         return {"node_id": d.node, "pid": os.getpid(), "forkserver_pid": d.spawner.pid, "directory": str(d.directory),
                 "resources": d.totals, "available": dict(d.pool.available()), "capabilities": d.capabilities.as_dict(),

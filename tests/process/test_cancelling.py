@@ -241,3 +241,17 @@ def test_cancel_while_many_threads_call():
     for t in threads:
         t.join(20)
     assert wrong == []
+
+
+def test_a_call_that_waits_for_its_argument():
+    slow, fast = soma.remote(Sleeper).remote(), soma.remote(Sleeper).remote()
+    nap = slow.nap.remote()
+    waits = fast.note.remote(nap)
+    soma.wait([waits], timeout=0.2)  # it waits by now
+    began = time.monotonic()
+    soma.cancel(waits)
+    with pytest.raises(TaskCancelledError):
+        soma.get(waits, timeout=10)
+    assert time.monotonic() - began < BOUND
+    assert soma.get(fast.note.remote("next"), timeout=10) == ["next"]
+    soma.cancel(nap)
