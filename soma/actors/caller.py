@@ -98,9 +98,9 @@ class Caller:
         elif link.ready and len(link.waiting) % 64 == 1:
             self._port.inbox.drain()  # make room by reading replies
             if link.waiting:
-                self._port.inbox.poke_pump()
+                self._port.inbox.poke_pump(urgent=False)
         elif len(link.waiting) == 1:
-            self._port.inbox.poke_pump()
+            self._port.inbox.poke_pump(urgent=False)
 
     def _send(self, link: Link, call: Pending) -> None:
         port, peer = self._port, incarnation_peer(link.actor, link.incarnation)

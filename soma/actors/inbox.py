@@ -14,6 +14,8 @@ from collections.abc import Callable
 from soma.errors import ClusterLostError
 from soma.transport.endpoint import Mailbox
 
+STAND_BY = 0.005
+"""Seconds without a look by anybody else after which the pump reads for calls that merely wait for room."""
 OVERTIME = 0.05
 """Seconds for which what has arrived is still read when a wait's time is over; a flood must not keep it for ever."""
 
@@ -24,10 +26,12 @@ class Inbox:
     Signals must not raise in here but where it waits: see `interrupts`.
     """
 
-    def __init__(self, mailbox: Mailbox, handle: Callable[[list[bytes]], None], needed: Callable[[], bool]) -> None:
+    def __init__(self, mailbox: Mailbox, handle: Callable[[list[bytes]], None], needed: Callable[[], bool],
+                 urgent: Callable[[], bool] | None = None) -> None:
         self._mailbox = mailbox
         self._handle = handle
         self._needed = needed
+        self._urgent = urgent or needed
         self._turn = threading.Condition(threading.Lock())
         self._reader: int | None = None
         self._followers = 0
@@ -35,6 +39,9 @@ class Inbox:
         """To be done when the mailbox is empty: deaths, after every reply that came before them."""
         self._pump: threading.Thread | None = None
         self._pump_event = threading.Event()
+        self._pump_stands_by = False
+        self._looks = 0
+        """How often somebody came to read."""
         self._closed = False
         self._busy = False
         """More messages were there at the last look: take them without polling for each."""
@@ -43,6 +50,7 @@ class Inbox:
         """Read and handle messages until `done()`; False if `timeout` seconds pass first."""
         if done():
             return True
+        self._looks += 1
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._turn:
@@ -115,6 +123,7 @@ class Inbox:
 
     def drain(self) -> None:
         """Handle what has arrived, if nobody else reads; never waits."""
+        self._looks += 1
         with self._turn:
             if self._reader is not None:
                 return
@@ -131,20 +140,32 @@ class Inbox:
 
     # -- the pump ------------------------------------------------------------------------------------------------------
 
-    def poke_pump(self) -> None:
-        """There may be a need for a reader while nobody waits."""
+    def poke_pump(self, *, urgent: bool = True) -> None:
+        """There may be a need for a reader while nobody waits. Not `urgent`: whoever asks reads now and then himself."""
         if self._pump is None:
             self._pump = threading.Thread(target=self._pump_loop, name="soma-pump", daemon=True)
             self._pump.start()
-        self._pump_event.set()
+        if urgent or not self._pump_stands_by:
+            self._pump_event.set()
 
     def _pump_loop(self) -> None:
         while True:
             self._pump_event.wait()
+            self._pump_event.clear()
+            self._stand_by()
             if self._closed:
                 return
-            self._pump_event.clear()
             self.wait_until(lambda: self._closed or not self._needed())
+
+    def _stand_by(self) -> None:
+        """Leave the reading to a thread that makes calls and reads in between, as long as it does: two would only take turns."""
+        self._pump_stands_by = True
+        while not self._closed and not self._urgent() and self._needed():
+            seen = self._looks
+            if not self._pump_event.wait(STAND_BY) and self._looks == seen:
+                break
+            self._pump_event.clear()
+        self._pump_stands_by = False
 
     def close(self) -> None:
         """End all waits, and wait until nobody reads any more: then the mailbox may be closed."""

@@ -49,7 +49,7 @@ class Runtime:
         self._wire = wire
         self.port = Port(identity.peer, wire.outlet(identity.peer), arena, threading.RLock())
         self.mailbox = wire.mailbox(identity.peer)
-        self.inbox = self.port.inbox = Inbox(self.mailbox, self._on_message, self._needs_reader)
+        self.inbox = self.port.inbox = Inbox(self.mailbox, self._on_message, self._needs_reader, self._has_listeners)
         self.sharing = Sharing(self.port, self)
         self.caller = Caller(self.port, self.sharing, self)
         self.requests = Requests(self.port)
@@ -96,8 +96,12 @@ class Runtime:
         self.side.complain(sender, why)
 
     def _needs_reader(self) -> bool:
-        return not self._closed and (self.sharing.table.watched > 0 or self.caller.backlog or self.pool.backlog or self.requests.open
-                                     or self.caller.streams.awaited or bool(self.inbox.late))
+        return self._has_listeners() or (not self._closed and (self.caller.backlog or self.pool.backlog))
+
+    def _has_listeners(self) -> bool:
+        """Somebody wants to hear of a message without waiting for it."""
+        return not self._closed and (self.sharing.table.watched > 0 or self.requests.open or self.caller.streams.awaited
+                                     or bool(self.inbox.late))
 
     @property
     def lost(self) -> BaseException | None:
