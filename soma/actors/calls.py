@@ -88,8 +88,12 @@ class Link:
         return False
 
     def flow(self) -> list[Pending]:
-        """What may be sent now; call it after every event that makes room."""
-        if not self._ready or not self.waiting:
+        """What may be sent now; call it after every event that makes room.
+
+        Once the window was full, nothing is sent before half of it is free, and then all that fits: a burst wakes ZeroMQ's
+        thread once, and the actor still has the other half to do.
+        """
+        if not self._ready or not self.waiting or len(self.sent) > self._window // 2:
             return []
         out = []
         while self.waiting and len(self.sent) < self._window:
