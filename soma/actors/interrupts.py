@@ -7,6 +7,7 @@ paid for this as long as no signal comes.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
@@ -61,19 +62,35 @@ class Interrupts:
         if not here or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
             return lambda: None
 
+        own_fd = os.dup(wake_fd) if wake_fd >= 0 else -1  # the other may be closed, and its number reused, before this is undone
+        undone = False
+
         def on_interrupt(number: int, frame: FrameType | None) -> None:
-            if not self.put_off(number, frame):
+            if undone:
+                restore()
+            elif not self.put_off(number, frame):
                 raise KeyboardInterrupt
 
+        def restore() -> None:
+            if signal.getsignal(signal.SIGINT) is on_interrupt:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+            _replace_wakeup_fd(own_fd, -1)
+            if own_fd >= 0:
+                os.close(own_fd)
+
         def undo() -> None:
+            nonlocal undone
             self._put_off = None
+            if undone:
+                return
+            undone = True
             if threading.current_thread() is threading.main_thread():
-                if signal.getsignal(signal.SIGINT) is on_interrupt:
-                    signal.signal(signal.SIGINT, signal.default_int_handler)
-                _replace_wakeup_fd(wake_fd, -1)
+                restore()
+            elif signal.getsignal(signal.SIGINT) is on_interrupt and self._main is not None:
+                signal.pthread_kill(self._main, signal.SIGINT)  # only the main thread may change handlers: it does so in this one
 
         signal.signal(signal.SIGINT, on_interrupt)
-        _replace_wakeup_fd(-1, wake_fd)
+        _replace_wakeup_fd(-1, own_fd)
         return undo
 
 

@@ -256,17 +256,16 @@ class Runtime:
 
     def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         self.check()
-        first = not self.side.listeners
         self.side.listeners.append(fn)
-        if first:
+        if len(self.side.listeners) == 1:
             self.request(lambda r: m.Ask(r, self.port.me, "events"))
         return lambda: self.side.listeners.remove(fn) if fn in self.side.listeners else None
 
     def context(self) -> Mapping[str, Any]:
-        call, actor = CALL.get(), self.identity.actor
-        return {"actor_id": actor.actor if actor else None, "actor_name": actor.name if actor else None, "node_id": self.identity.node,
-                "task_id": call.call_id.hex() if call else None, "attempt": call.attempt if call else 0, "namespace": self.namespace,
-                "is_driver": self.identity.role == "driver", "handle_info": actor}
+        call, me, actor = CALL.get(), self.identity, self.identity.actor
+        return {"actor_id": actor.actor if actor else None, "actor_name": actor.name if actor else None, "node_id": me.node,
+                "task_id": call.call_id.hex() if call else None, "attempt": call.attempt if call else 0,
+                "namespace": self.namespace, "is_driver": me.role == "driver", "handle_info": actor}
 
     def cluster_lost(self, error: BaseException) -> None:
         """The daemon is gone: everything that waits hears of it."""

@@ -17,6 +17,9 @@ def main() -> None:
     lifeline = socket.socket(fileno=int(sys.argv[1]))
     told = json.loads(lifeline.makefile("r").readline())
     sys.path[:] = told["path"]
+    del os.environ["PYTHONPATH"]  # it made this interpreter find what its driver finds; others that actors start are not meant
+    if told["pythonpath"] is not None:
+        os.environ["PYTHONPATH"] = told["pythonpath"]
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")  # threads do not survive the fork anyway
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s")
     for name in ("numpy", "zmq", "cloudpickle", "soma.actors.process", "soma.actors.pool", *told["preload"]):

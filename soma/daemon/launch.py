@@ -54,11 +54,11 @@ def _start_daemon(directory: Path, asked: dict[str, Any]) -> tuple[Daemon, dict[
     cluster = directory.name
     settings = {**asked, "preload": list(asked["preload"]), "namespace": asked["namespace"] or secrets.token_hex(8)}
     told = {"cluster": cluster, "directory": str(directory), "node": secrets.token_hex(8), "driver": os.getpid(), "path": sys.path,
-            "preload": list(asked["preload"]), "settings": settings}
+            "preload": list(asked["preload"]), "settings": settings, "pythonpath": os.environ.get("PYTHONPATH")}
     log = os.open(directory / "daemon.log", os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    env = {**os.environ, "SOMA_CLUSTER": cluster, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
+    env = {**os.environ, "SOMA_CLUSTER": cluster, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)}
     try:
-        process = subprocess.Popen([sys.executable, "-m", "soma.daemon", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=env,
+        process = subprocess.Popen([sys.executable, "-P", "-m", "soma.daemon", str(theirs.fileno())], pass_fds=[theirs.fileno()], env=env,
                                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     except BaseException:
         os.close(log)

@@ -126,8 +126,9 @@ class Zygote:
     def _spawn_fresh(self, start: Start, fds: list[int]) -> int:
         code = "from soma.daemon.zygote import spawned; spawned()"
         process = subprocess.Popen(
-            [sys.executable, "-c", code, str(os.getpid()), json.dumps([sys.path, encode_start(start)]), *map(str, fds)],
-            pass_fds=fds, start_new_session=True, stdin=subprocess.DEVNULL)
+            [sys.executable, "-P", "-c", code, str(os.getpid()), json.dumps([sys.path, os.environ.get("PYTHONPATH"), encode_start(start)]), *map(str, fds)],
+            pass_fds=fds, start_new_session=True, stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)})
         process.returncode = 0  # reaped here, by pid
         return process.pid
 
@@ -211,7 +212,10 @@ def spawned() -> None:
     """Entry of an actor process with the start method "spawn": a fresh interpreter."""
     parent, told, *fds = sys.argv[1:]
     die_with(int(parent))
-    sys.path[:], fields = json.loads(told)
+    sys.path[:], pythonpath, fields = json.loads(told)
+    del os.environ["PYTHONPATH"]  # as in the daemon
+    if pythonpath is not None:
+        os.environ["PYTHONPATH"] = pythonpath
     sys.argv = [""]
     become(decode_start(fields), [int(fd) for fd in fds])
 

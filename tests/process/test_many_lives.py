@@ -1,8 +1,11 @@
 """One process, many clusters: one after the other without growth, in forked children, and refs that outlived theirs."""
 
+import os
+import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -128,3 +131,41 @@ def test_twenty_lives_do_not_grow():
         assert after[:3] == before[:3], (before, after)
         assert after[3] - before[3] < 4 * 2**20, (before, after)
     """, timeout=28)
+
+
+def test_a_shutdown_by_another_thread_gives_signals_back():
+    for _ in range(3):
+        soma.init(num_cpus=1)
+        thread = threading.Thread(target=soma.shutdown)
+        thread.start()
+        thread.join()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert signal.set_wakeup_fd(-1) == -1
+
+
+def test_actors_find_the_soma_of_their_driver(tmp_path):
+    """Also where the working directory holds another package of that name, and they leave PYTHONPATH as it was."""
+    decoy = tmp_path / "soma"
+    decoy.mkdir()
+    (decoy / "__init__.py").write_text("raise ImportError('the wrong soma')")
+    script = tmp_path / "elsewhere" / "script.py"
+    script.parent.mkdir()
+    script.write_text(textwrap.dedent("""
+        import os, soma
+        @soma.remote
+        class Where:
+            def it_is(self): return soma.__file__, os.environ.get("PYTHONPATH")
+            def fails(self): raise KeyError("mine")
+        for method in ("forkserver", "spawn"):
+            with soma.init(num_cpus=1, start_method=method):
+                where = Where.remote()
+                assert soma.get(where.it_is.remote()) == (soma.__file__, os.environ.get("PYTHONPATH"))
+                try:
+                    soma.get(where.fails.remote())
+                except KeyError:
+                    print("well")
+    """))
+    home = os.path.dirname(os.path.dirname(soma.__file__))
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": home}, capture_output=True,
+                          text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("well\nwell\n", "")
