@@ -125,8 +125,9 @@ class Zygote:
 
     def _spawn_fresh(self, start: Start, fds: list[int]) -> int:
         code = "from soma.daemon.zygote import spawned; spawned()"
+        told = json.dumps([sys.path, os.environ.get("PYTHONPATH"), encode_start(start)])
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code, str(os.getpid()), json.dumps([sys.path, os.environ.get("PYTHONPATH"), encode_start(start)]), *map(str, fds)],
+            [sys.executable, "-P", "-c", code, str(os.getpid()), told, *map(str, fds)],
             pass_fds=fds, start_new_session=True, stdin=subprocess.DEVNULL,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)})
         process.returncode = 0  # reaped here, by pid
