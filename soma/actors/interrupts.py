@@ -1,8 +1,9 @@
 """Signals that raise in the main thread (Ctrl-C, a cancelled call), and the places where they must not.
 
 Between two frames of a message, or half-way through settling the calls of a dead actor, an exception would lose something for
-good. A signal that comes there is put off: the side thread sends it again, until the main thread is at a better place. Nothing is
-paid for this as long as no signal comes.
+good; and an exception that comes right after a lock was taken leaves it taken. So signals raise only in the user's code and where soma
+waits. One that comes elsewhere is put off: the side thread sends it again, until the main thread is at a better place. Nothing is paid
+for this as long as no signal comes.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any
 
+from soma import transport
 from soma.transport.endpoint import ZmqMailbox
 
 _WAITS = frozenset({ZmqMailbox.poll.__code__, threading.Condition.wait.__code__})
-"""Waiting inside of what is protected may be ended: nothing was taken out of the mailbox yet."""
+"""Where a thread of ours waits it may be interrupted: nothing was taken out of the mailbox yet."""
+_OURS = tuple(os.path.dirname(os.path.abspath(m)) + os.sep for m in (__file__, transport.__file__))
+_LOCKS = threading.__file__
 
 
 class Interrupts:
@@ -39,9 +43,11 @@ class Interrupts:
 
     def protects(self, frame: FrameType | None) -> bool:
         """Whether a thread that is there must not be interrupted."""
+        if frame is None or frame.f_code in _WAITS:
+            return False
+        if _is_ours(frame):  # it may just have taken a lock: since Python 3.13 that is where signals are looked at
+            return True
         while frame is not None:
-            if frame.f_code in _WAITS:
-                return False
             if frame.f_code in self._protected:
                 return True
             frame = frame.f_back
@@ -99,3 +105,10 @@ def _replace_wakeup_fd(old: int, new: int) -> None:
     found = signal.set_wakeup_fd(new, warn_on_full_buffer=False)
     if found != old:
         signal.set_wakeup_fd(found)
+
+
+def _is_ours(frame: FrameType | None) -> bool:
+    """Whether the innermost code is soma's, or a lock's that soma uses."""
+    while frame is not None and frame.f_code.co_filename == _LOCKS:
+        frame = frame.f_back
+    return frame is not None and frame.f_code.co_filename.startswith(_OURS)
