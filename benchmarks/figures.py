@@ -26,6 +26,8 @@ FIGURES: tuple[Figure, ...] = (
     Figure("actor_pss", "memory of an idle actor process (PSS)", "MB"),
     Figure("helpers_pss", "memory of all helper processes (PSS)", "MB"),
     Figure("sync", "synchronous call (p50)", "µs"),
+    Figure("raw_sync", "raw round trip in blocks that alternate with those calls (p50)", "µs", charted=False),
+    Figure("sync_ratio", "synchronous call ÷ that raw round trip", "×", charted=False),
     Figure("pipelined", "pipelined calls to one actor", "calls/s", lower_is_better=False),
     Figure("four", "calls to 4 actors from 4 callers", "calls/s", lower_is_better=False),
     Figure("wait", "1,000 calls, then one wait for all", "ms"),
@@ -40,8 +42,6 @@ FIGURES: tuple[Figure, ...] = (
 )
 
 EXTRAS: tuple[Figure, ...] = (
-    Figure("sync_ratio", "synchronous call ÷ raw round trip, in alternating blocks", "×"),
-    Figure("raw_sync", "raw round trip between those blocks (p50)", "µs"),
     Figure("heavy_imports", "torch and sklearn loaded by the import", "packages"),
 )
 

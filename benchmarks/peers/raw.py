@@ -52,7 +52,9 @@ class Raw(System):
     name = "raw"
     package = "zmq"
     skips = frozenset({"import", "start", "further", "wait", "four", "death", "driver_killed"})
-    note = "bytes only: no pickling, no futures, no supervision; the limit for anything built on ZeroMQ"
+    note = ("bytes only: no pickling, no futures, no supervision; the limit for anything built on ZeroMQ. Its round trip depends on "
+            "whether the kernel keeps both processes on one core, as it mostly does in a round of its own: so soma is compared in blocks "
+            "that alternate")
 
     def start(self) -> None:
         self._context = zmq.Context()
