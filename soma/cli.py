@@ -68,25 +68,34 @@ def render_status(status: Mapping[str, Any]) -> RenderableType:
     amounts = ", ".join(f"{_amount(key, free.get(key, 0))} of {_amount(key, most)} {key}" for key, most in sorted(total.items()))
     machine = status.get("capabilities") or {}
     gpus = ", ".join(str(g.get("name", "?")) for g in machine.get("gpus") or ()) or machine.get("gpu_reason")
+    held = status.get("holdings") or {}
+    drivers = ", ".join(_driver(d, held.get(d)) for d in status.get("drivers") or ())
     facts = [("node", status.get("node_id")), ("daemon", status.get("pid")), ("free", amounts), ("GPUs", gpus),
-             ("drivers", ", ".join(map(str, status.get("drivers") or ()))), ("directory", status.get("directory")),
+             ("drivers", drivers), ("directory", status.get("directory")),
              ("refused messages", status.get("refused_messages"))]
     for key, value in (status.get("driver") or {}).items():
         facts.append((f"driver's {key.replace('_', ' ')}", _amount(key, value)))
     lines = [Text.assemble((f"{name:<20}", "dim"), str(value)) for name, value in facts if value]
     actors = status.get("actors") or ()
-    table = _table(["actor", "class", "state", "pid", "memory", "reserved", "restarts"], [_actor_row(a) for a in actors])
+    columns = ["actor", "class", "state", "pid", "memory", "shared", "refs", "reserved", "restarts"]
+    table = _table(columns, [_actor_row(a) for a in actors])
     name = str(status.get("directory") or status.get("cluster") or "?").rpartition("/")[2]
     return Panel(Group(*lines, Text(), table if actors else Text("no actors", style="dim")),
                  title=Text.assemble("cluster ", (name, "bold")), title_align="left", expand=False)
 
 
+def _driver(name: str, held: Mapping[str, Any] | None) -> str:
+    return name if not held else f"{name} ({held['refs']} refs, {_bytes(held['arena_used'])} shared)"
+
+
 def _actor_row(actor: Mapping[str, Any]) -> list[str]:
     reserved = ", ".join(f"{_amount(key, n)} {key}" for key, n in (actor.get("resources") or {}).items() if n)
-    memory = actor.get("memory_bytes")
+    memory, held = actor.get("memory_bytes"), actor.get("holdings") or {}
     kind = "task worker" if actor.get("task_worker") else actor.get("class_name")
+    shared = held.get("arena_used")
     return [str(actor.get("name") or actor.get("actor_id", "?")), str(kind or ""), str(actor.get("state", "")),
-            str(actor.get("pid") or ""), _bytes(memory) if memory else "", reserved, str(actor.get("restarts") or "")]
+            str(actor.get("pid") or ""), _bytes(memory) if memory else "", _bytes(shared) if shared else "",
+            str(held.get("refs") or ""), reserved, str(actor.get("restarts") or "")]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:
@@ -96,8 +105,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableT
 
     used = [i for i in range(len(columns)) if any(row[i] for row in rows)]
     table = Table(header_style="dim", box=None, padding=(0, 2, 0, 0))
+    numbers = ("pid", "memory", "shared", "refs", "restarts")
     for i in used:
-        table.add_column(columns[i], justify="right" if columns[i] in ("pid", "memory", "restarts") else "left", overflow="fold")
+        table.add_column(columns[i], justify="right" if columns[i] in numbers else "left", overflow="fold")
     for row in rows:
         table.add_row(*(escape(row[i]) for i in used))
     return table

@@ -249,10 +249,7 @@ class Runtime:
     def status(self) -> dict[str, Any]:
         self.check()
         answer = self.request(lambda r: m.Ask(r, self.port.me, "status"))
-        stats = self.port.arena.stats()
-        here = {"refs": len(self.sharing.table), "arena_used": stats.used, "arena_capacity": stats.capacity, "leases": stats.leases,
-                "refused_messages": self.refused}
-        return {**json.loads(answer.fields["body"]), "driver": here}
+        return {**json.loads(answer.fields["body"]), "driver": self.side.holdings()}
 
     def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         self.check()

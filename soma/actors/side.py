@@ -13,9 +13,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from soma.errors import ProtocolError
+from soma.ids import DAEMON
 from soma.transport import messages as m
 from soma.transport.endpoint import Mailbox
-from soma.transport.frames import read
+from soma.transport.frames import pack, read
 
 if TYPE_CHECKING:
     from soma.actors.runtime import Runtime
@@ -40,7 +41,7 @@ class SideThread:
         sharing = runtime.sharing
         self.handlers: dict[type, Callable[[Any], None]] = {
             m.Fetch: sharing.on_fetch, m.Hold: sharing.on_hold, m.PeerDied: lambda msg: sharing.on_peer_died(msg.peer),
-            m.LogLines: show, m.Event: self._on_event,
+            m.LogLines: show, m.Event: self._on_event, m.Ask: self._on_ask,
         }
         self._thread = threading.Thread(target=self._loop, name="soma-side", daemon=True)
 
@@ -76,6 +77,16 @@ class SideThread:
         """Wait until all is handled that the daemon sent before it ended: the last lines of actors, above all."""
         if threading.current_thread() is not self._thread:
             self._last.wait(timeout)
+
+    def _on_ask(self, msg: m.Ask) -> None:
+        """The daemon is asked for a status, and asks what we hold."""
+        self._runtime.port.outlet.send(DAEMON, [pack(m.Answer(msg.request, "", "", self.holdings()))])
+
+    def holdings(self) -> dict[str, int]:
+        """What this process holds: values under refs, shared memory (bytes), leases given to others."""
+        runtime, stats = self._runtime, self._runtime.port.arena.stats()
+        return {"refs": len(runtime.sharing.table), "arena_used": stats.used, "arena_capacity": stats.capacity, "leases": stats.leases,
+                "refused_messages": runtime.refused}
 
     def _on_event(self, msg: m.Event) -> None:
         if msg.fields.get("kind") == LAST:

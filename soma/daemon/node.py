@@ -68,11 +68,12 @@ class Daemon:
         self.residents.on_gone = self._on_gone
         self._queue = Queue()
         self._admitted: dict[str, Callable[[], None]] = {}
+        self.questions = Questions(self)
         self._handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
             m.Hello: self._on_hello, m.CreateActor: self._on_create, m.Watch: lambda x, _: self.residents.watch(ActorId(x.actor), x.peer),
             m.Kill: self._on_kill, m.FindActor: self._on_find, m.ActorReady: self.residents.on_ready, m.Leaving: self._on_leaving,
             m.Blocked: self._on_blocked, m.Unblocked: self._on_unblocked, m.LeaseWorker: lambda x, _: self.loans.ask(x),
-            m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: Questions(self).on_ask,
+            m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: self.questions.on_ask, m.Answer: self.questions.on_answer,
         }
         self.watch_fd(spawner.fileno(), self._on_zygote)
         self._selector.register(self._mailbox.fileno(), selectors.EVENT_READ, None)

@@ -88,7 +88,7 @@ class ActorUpdate:
 @message(6)
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The daemon's answer to a request. `error` is "" or an exception's name, with its `text`; a body may follow."""
+    """Answer to a question, the daemon's or to the daemon. `error` is "" or an exception's name, with its `text`; a body may follow."""
 
     request: bytes
     error: str
@@ -291,7 +291,7 @@ class ReturnWorker:
 @message(51)
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question with a plain answer: what = "status", "available", "events" (subscribe), "ping"."""
+    """A question with a plain answer: what = "status", "available", "events" (subscribe), "shutdown"; to a side mailbox "holdings"."""
 
     request: bytes
     peer: Name

@@ -8,6 +8,7 @@ import signal
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
 import soma
@@ -25,6 +26,13 @@ class Counter:
         return self.n
 
     def pid(self) -> int:
+        return os.getpid()
+
+
+@soma.remote
+class Keeper:
+    def keep(self) -> int:
+        self.ref = soma.put(np.ones(1_000_000))
         return os.getpid()
 
 
@@ -61,3 +69,17 @@ def test_a_stopped_actor_can_be_killed(cluster: None) -> None:
     with pytest.raises(soma.ActorDiedError) as caught:
         soma.get(ref, timeout=5)
     assert caught.value.reason == "killed"
+
+
+def test_status_says_what_each_process_holds(cluster: None) -> None:
+    keeper = Keeper.remote()
+    pid = soma.get(keeper.keep.remote())
+    mine = soma.put(bytearray(1000))
+    status = soma.status()
+    held = status["actors"][0]["holdings"]
+    assert held["refs"] >= 1 and held["arena_used"] >= 8_000_000
+    assert status["holdings"][status["drivers"][0]]["refs"] >= 1
+    os.kill(pid, signal.SIGSTOP)
+    assert soma.status()["actors"][0]["holdings"] is None  # it cannot say, and nobody waits for it
+    os.kill(pid, signal.SIGCONT)
+    del mine
