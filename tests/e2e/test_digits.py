@@ -23,7 +23,8 @@ ROOT = Path(soma.__file__).parents[1]
 def test_the_example(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     example = Path(__file__).parents[2] / "examples" / "digits.py"
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=50, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=50, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     accuracy = re.search(r"^test accuracy ([\d.]+) in", done.stdout, re.M)
