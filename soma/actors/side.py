@@ -80,6 +80,8 @@ class SideThread:
 
     def _on_ask(self, msg: m.Ask) -> None:
         """The daemon is asked for a status, and asks what we hold."""
+        if msg.what != "holdings":
+            raise ProtocolError(f"a side mailbox knows no answer to {msg.what!r}")
         self._runtime.port.outlet.send(DAEMON, [pack(m.Answer(msg.request, "", "", self.holdings()))])
 
     def holdings(self) -> dict[str, int]:
