@@ -6,6 +6,7 @@ per caller, and costs no random bits per call. An object is a call id and the in
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from typing import NewType
 
@@ -45,12 +46,11 @@ def object_id(call: CallId, index: int = 0) -> ObjectId:
 
 
 class CallIds:
-    """Call ids of one process."""
+    """Call ids of one process, for all of its threads."""
 
     def __init__(self) -> None:
         self._prefix = secrets.token_bytes(8)
-        self._n = 0
+        self._numbers = itertools.count(1)  # its next() is one step: two threads never get the same
 
     def __call__(self) -> CallId:
-        self._n += 1
-        return CallId(self._prefix + self._n.to_bytes(8, "big"))
+        return CallId(self._prefix + next(self._numbers).to_bytes(8, "big"))
