@@ -7,6 +7,7 @@ while `needed()` says that unread messages matter to somebody (a callback, a que
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -155,7 +156,8 @@ class Inbox:
             self._stand_by()
             if self._closed:
                 return
-            self.wait_until(lambda: self._closed or not self._needed())
+            with contextlib.suppress(ClusterLostError):  # closed between its look at that and its next wait
+                self.wait_until(lambda: self._closed or not self._needed())
 
     def _stand_by(self) -> None:
         """Leave the reading to a thread that makes calls and reads in between, as long as it does: two would only take turns."""

@@ -195,6 +195,26 @@ def test_a_handler_that_fails_leaves_the_inbox_usable(here: Setting) -> None:
     assert here.inbox.wait_until(lambda: b"good" in here.done, LONG)
 
 
+def test_an_inbox_that_is_closed_while_the_pump_looks(here: Setting) -> None:
+    """The pump has seen that it is open and wanted, and then it is not: it ends, and raises nowhere."""
+
+    looks = itertools.count(1)
+
+    def close_meanwhile() -> bool:
+        here.inbox._closed = next(looks) > 1  # the second look is the last before it would wait
+        return True
+
+    here.inbox._urgent, here.inbox._needed = lambda: True, close_meanwhile
+    here.inbox.poke_pump()
+    pump = here.inbox._pump
+    assert pump is not None
+    while not here.inbox._closed:
+        os.sched_yield()
+    here.inbox._pump_event.set()
+    pump.join(LONG)
+    assert not pump.is_alive()
+
+
 def test_the_pump_reads_while_nobody_waits(here: Setting) -> None:
     seen = threading.Event()
     here.handle = lambda frames: seen.set()
