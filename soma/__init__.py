@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from soma.cluster import remote as remote
     from soma.cluster import shutdown as shutdown
     from soma.cluster import status as status
+    from soma.cluster import tell as tell
     from soma.cluster import wait as wait
     from soma.filters import filter as filter
     from soma.graph import Graph as Graph
@@ -42,7 +43,7 @@ _HOME = {
     "method": "soma.actors.methods",
     **dict.fromkeys(("ObjectRef", "ObjectRefGenerator"), "soma.actors.refs"),
     **dict.fromkeys(("available_resources", "cancel", "cluster_resources", "exit_actor", "get", "get_actor", "get_runtime_context",
-                     "init", "is_initialized", "kill", "on_event", "put", "remote", "shutdown", "status", "wait"), "soma.cluster"),
+                     "init", "is_initialized", "kill", "on_event", "put", "remote", "shutdown", "status", "tell", "wait"), "soma.cluster"),
     "filter": "soma.filters",
     "Graph": "soma.graph",
 }

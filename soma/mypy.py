@@ -15,7 +15,7 @@ from mypy.types import AnyType, CallableType, Instance, Parameters, ProperType, 
 
 HANDLE = "soma.actors.handle.ActorHandle"
 METHOD = "soma.actors.handle.ActorMethod"
-DECORATORS = ("soma.cluster.remote", "soma.remote")
+DECORATORS = ("soma.cluster.marking.remote", "soma.remote")
 
 
 class SomaPlugin(Plugin):

@@ -30,7 +30,7 @@ TRANSPORT_ONLY = {"zmq", "pickle", "cloudpickle", "_pickle", "marshal", "shelve"
 """Foreign formats and sockets have one home, and so do their errors."""
 
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 7
-PUBLIC_VERBS = {"soma/cluster.py": {"init"}}
+PUBLIC_VERBS = {"soma/cluster/session.py": {"init"}}
 """Users call these by keyword; the names are Ray's."""
 
 SAYS_NOTHING = {"manager", "helper", "helpers", "util", "utils", "base", "impl"}

@@ -14,7 +14,7 @@ from soma.actors.lifecycle import Phase
 from soma.actors.methods import MethodSpec
 from soma.actors.objects import Status
 from soma.actors.options import Options
-from soma.actors.refs import RefHome
+from soma.actors.refs import ObjectRef, RefHome
 from soma.actors.sharing import Port, Sharing, side
 from soma.config import LIMITS
 from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed, PendingCallsLimitExceeded, SomaError, TaskCancelledError
@@ -74,6 +74,8 @@ class Caller:
 
     def prepare(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, retries: int, options: Options) -> Pending:
         """Encode a call; what cannot be pickled raises here, before anything is sent."""
+        if any(type(a) is ObjectRef for a in args):
+            args = tuple(self._sharing.inlined(a) if type(a) is ObjectRef else a for a in args)
         packed = encode_call(args, kwargs)
         call_id = self._next_id()
         streams = returns == "streaming"
@@ -81,7 +83,14 @@ class Caller:
             call_id, name, parcel(packed, self._port.arena),
             () if streams else tuple(object_id(call_id, i) for i in range(returns)),
             streams, retries, options.retry_exceptions,
-            None if options.timeout is None else time.monotonic() + options.timeout)
+            None if options.timeout is None else time.monotonic() + options.timeout, listener=options.listener)
+
+    def listener(self, call_id: bytes) -> Callable[[dict[str, Any]], None] | None:
+        """Who hears what a call of ours tells; None if nobody does, or it is settled."""
+        with self._port.lock:
+            link = self._calls.get(CallId(call_id))
+            call = link.sent.get(CallId(call_id)) if link is not None else None
+            return None if call is None else call.listener
 
     def _peer_of(self, call_id: CallId) -> str | None:
         link = self._calls.get(call_id)

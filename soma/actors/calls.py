@@ -42,6 +42,8 @@ class Pending:
     """Its caller has the process ended for it."""
     label: str = ""
     """How messages name it, where the method's name does not serve (tasks)."""
+    listener: Callable[[dict[str, Any]], None] | None = None
+    """Hears what the running call tells."""
 
 
 @dataclass(slots=True)

@@ -86,10 +86,16 @@ class Engine(RefHome, Protocol):
         """Nodes, actors, memory and refs, as plain data (what `soma status --json` prints)."""
 
     def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        """Call `fn` with each event: ActorStarted, ActorDied, ActorRestarted, ActorStopped, ActorContinued.
+        """Call `fn` with each event: ActorStarted, ActorDied, ActorRestarted, ActorStopped, ActorContinued, and what is published.
 
         Returns a function that ends it.
         """
+
+    def publish(self, fields: dict[str, Any]) -> None:
+        """Send an event to everybody who called `on_event` in this cluster, in the order published here. Plain data, below 64 KiB."""
+
+    def tell(self, fields: dict[str, Any]) -> None:
+        """Inside a call: send plain data to its caller, whose `listener=` gets it before the result. RuntimeError outside of one."""
 
     def context(self) -> Mapping[str, Any]:
         """actor_id, actor_name, node_id, task_id, attempt, namespace, is_driver of the calling thread's current call."""

@@ -115,6 +115,8 @@ class ActorClass(Generic[P, T]):
         """Make an actor in a process of its own and return its handle at once."""
         init, methods = _described(self._cls)
         init.check(args, kwargs)
+        if self._options.listener is not None:
+            raise ValueError("listener= is an option of a call: handle.method.options(listener=fn).remote(…)")
         engine = current.engine()
         spec = ActorSpec(self._cls, args, kwargs, self._options, methods, has_async(methods))
         return ActorHandle(engine.create_actor(spec), engine)

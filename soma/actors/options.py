@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -34,6 +34,8 @@ class Options:
         timeout: seconds after which a call is cancelled and its `get` raises `GetTimeoutError`.
         runtime_env: {"env_vars": {...}} sets variables in the actor's process.
         scheduling_strategy: "DEFAULT" or "SPREAD"; on one machine they are the same.
+        listener: of a call: a function that gets what the running method says by `soma.tell(…)`, in the order said and before
+            the call's result. It is called by a thread of this process that waits for something (`get`, `wait`, an `await`).
     """
 
     name: str | None = None
@@ -57,6 +59,7 @@ class Options:
     timeout: float | None = None
     runtime_env: Mapping[str, Any] | None = None
     scheduling_strategy: str | None = None
+    listener: Callable[[dict[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
         for key in ("num_cpus", "num_gpus", "memory"):

@@ -6,17 +6,17 @@ goes back the same way. What the parts do is theirs: `sharing` (values and refs)
 
 from __future__ import annotations
 
-import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from soma.actors import forks
 from soma.actors.caller import Caller
-from soma.actors.context import CALL, Identity, LeaveActor
+from soma.actors.context import Identity, LeaveActor
 from soma.actors.creation import create
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.inbox import Inbox
+from soma.actors.inquiry import Inquiry
 from soma.actors.interrupts import Interrupts
 from soma.actors.methods import MethodSpec
 from soma.actors.objects import Entry, Status
@@ -40,7 +40,7 @@ from soma.transport.frames import pack, read
 from soma.transport.values import parcel
 
 
-class Runtime:
+class Runtime(Inquiry):
     """One process of a cluster."""
 
     def __init__(self, wire: Wire, identity: Identity, arena: Arena) -> None:
@@ -65,7 +65,7 @@ class Runtime:
         """Messages that broke the wire format."""
         self.handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
             m.Reply: self.caller.on_reply, m.ActorUpdate: self.caller.on_update, m.ObjectValue: self.sharing.on_object_value,
-            m.Answer: self.requests.on_answer, m.Deadlock: self.waiting.on_deadlock,
+            m.Answer: self.requests.on_answer, m.Deadlock: self.waiting.on_deadlock, m.Said: self.on_said,
         }
         self.side = SideThread(wire.mailbox(side(identity.peer)), self)
         self.port.wake_side = self.side.wake
@@ -238,31 +238,7 @@ class Runtime:
         self.sharing.collect()
         self.port.arena.sweep()
 
-    # -- the cluster -----------------------------------------------------------------------------------------------------------
-
-    def resources(self, *, available: bool) -> dict[str, float]:
-        self.check()
-        if not available:
-            return dict(self.identity.totals)
-        return {str(k): float(v) for k, v in self.request(lambda r: m.Ask(r, self.port.me, "available")).fields.items()}
-
-    def status(self) -> dict[str, Any]:
-        self.check()
-        answer = self.request(lambda r: m.Ask(r, self.port.me, "status"))
-        return {**json.loads(answer.fields["body"]), "driver": self.side.holdings()}
-
-    def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        self.check()
-        self.side.listeners.append(fn)
-        if len(self.side.listeners) == 1:
-            self.request(lambda r: m.Ask(r, self.port.me, "events"))
-        return lambda: self.side.listeners.remove(fn) if fn in self.side.listeners else None
-
-    def context(self) -> Mapping[str, Any]:
-        call, me, actor = CALL.get(), self.identity, self.identity.actor
-        return {"actor_id": actor.actor if actor else None, "actor_name": actor.name if actor else None, "node_id": me.node,
-                "task_id": call.call_id.hex() if call else None, "attempt": call.attempt if call else 0,
-                "namespace": self.namespace, "is_driver": me.role == "driver", "handle_info": actor}
+    # -- the end -------------------------------------------------------------------------------------------------------------
 
     def cluster_lost(self, error: BaseException) -> None:
         """The daemon is gone: everything that waits hears of it."""

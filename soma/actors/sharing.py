@@ -12,7 +12,7 @@ from soma.actors.failures import Failure, rebuild
 from soma.actors.inbox import Inbox
 from soma.actors.objects import Entry, ObjectTable, Status
 from soma.actors.refs import ObjectRef, RefHome
-from soma.actors.travel import Note, note_of
+from soma.actors.travel import Inlined, Note, may_inline, note_of
 from soma.errors import ActorDiedError, ActorInitError, ObjectLostError, SomaError
 from soma.ids import ObjectId
 from soma.transport import messages as m
@@ -74,6 +74,12 @@ class Sharing:
                 self.table.settle(known, Status.FAILED, error=ObjectLostError(
                     f"object {id.hex()} is gone: " + ("it was freed" if owner == self._port.me else f"its owner {owner} died")))
         return known
+
+    def inlined(self, ref: ObjectRef[Any]) -> Any:
+        """The ref, or what is pickled as its value: one that lies here already and is small need not be fetched by the receiver."""
+        entry = self.table.get(ref.id)
+        kept = entry.parcel if entry is not None and entry.status is Status.VALUE else None
+        return Inlined(kept) if kept is not None and may_inline(kept) else ref
 
     def drop_ref(self, id: ObjectId) -> None:
         """A ref object died. Called from finalizers: no lock, no socket."""

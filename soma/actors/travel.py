@@ -6,15 +6,19 @@ so that whoever keeps the bytes also keeps what they name.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from soma.actors import current
 from soma.actors.engine import Engine, HandleInfo
 from soma.actors.handle import ActorHandle
 from soma.actors.refs import ObjectRef
+from soma.config import KIB
 from soma.errors import NotInitializedError, ObjectLostError
 from soma.ids import ActorId, ObjectId
 from soma.transport import codec
+from soma.transport.codec import decode
+from soma.transport.values import Parcel, open_parcel
 
 _HANDLES = b"\xff\xff\xff\xff"
 
@@ -72,5 +76,31 @@ def _reduce_handle(handle: ActorHandle[Any], notes: list[object]) -> tuple[Any, 
     return _rebuild_handle, (handle._info,)
 
 
+@dataclass(frozen=True, slots=True)
+class Inlined:
+    """An encoded value inside another one: unpickled as the value itself, and never decoded on the way."""
+
+    parcel: Parcel
+
+
+INLINED = 64 * KIB
+"""Values up to this many bytes go with the call that takes them."""
+
+
+def may_inline(parcel: Parcel) -> bool:
+    """Whether a value lies in this process's own memory, is small, and holds no refs (which would have to be counted)."""
+    return parcel.block is None and not parcel.notes and parcel.size <= INLINED
+
+
+def _reduce_inlined(inlined: Inlined, notes: list[object]) -> tuple[Any, ...]:
+    p = inlined.parcel
+    return (decode, (p.body,)) if not p.places else (_open_inlined, (p.body, p.places, p.inline))
+
+
+def _open_inlined(body: bytes, places: tuple[tuple[int, int], ...], inline: bytes) -> Any:
+    return open_parcel(Parcel(body, places, inline))
+
+
 codec.register(ObjectRef, _reduce_ref)
+codec.register(Inlined, _reduce_inlined)
 codec.register(ActorHandle, _reduce_handle)

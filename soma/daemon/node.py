@@ -74,6 +74,7 @@ class Daemon:
             m.Kill: self._on_kill, m.FindActor: self._on_find, m.ActorReady: self.residents.on_ready, m.Leaving: self._on_leaving,
             m.Blocked: self._on_blocked, m.Unblocked: self._on_unblocked, m.LeaseWorker: lambda x, _: self.loans.ask(x),
             m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: self.questions.on_ask, m.Answer: self.questions.on_answer,
+            m.Event: lambda x, _: self.to_listeners(x),
         }
         self.watch_fd(spawner.fileno(), self._on_zygote)
         self._selector.register(self._mailbox.fileno(), selectors.EVENT_READ, None)
@@ -142,9 +143,12 @@ class Daemon:
 
     def event(self, fields: dict[str, Any]) -> None:
         if self.listeners:
-            stamped = m.Event({**fields, "seq": next(self._event_number), "time": time.time(), "node_id": self.node})
-            for peer in self.listeners:
-                self.send(peer + ".s", stamped)
+            self.to_listeners(m.Event({**fields, "seq": next(self._event_number), "time": time.time(), "node_id": self.node}))
+
+    def to_listeners(self, event: m.Event) -> None:
+        """An event of ours, or one that a process published."""
+        for peer in self.listeners:
+            self.send(peer + ".s", event)
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:

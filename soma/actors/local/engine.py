@@ -23,6 +23,7 @@ import soma.actors.travel  # noqa: F401 - refs and handles can travel from here 
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.local.actor import LocalActor
 from soma.actors.local.calls import Call, Lane, Loop, Outcome, Slot, Stream, refs_in
+from soma.actors.local.inquiry import NODE, LocalInquiry
 from soma.actors.local.objects import LocalObjects
 from soma.actors.local.run import LocalRun, raise_cancelled
 from soma.actors.methods import MethodSpec
@@ -34,10 +35,8 @@ from soma.ids import ActorId, CallIds, ObjectId, new_actor_id, new_hex, object_i
 from soma.transport.codec import encode, encode_call
 from soma.transport.values import Parcel, open_parcel, parcel
 
-NODE = "local"
 
-
-class LocalEngine:
+class LocalEngine(LocalInquiry):
     """See the module."""
 
     def __init__(self, *, num_cpus: float | None = None, num_gpus: float | None = None, namespace: str | None = None,
@@ -53,7 +52,7 @@ class LocalEngine:
         self._streams: dict[ObjectId, Stream] = {}
         self._dropped_handles: deque[ActorId] = deque()
         self._dropped_streams: deque[ObjectId] = deque()
-        self._listeners: list[Callable[[dict[str, Any]], None]] = []
+        self._listeners = []
         self._events = 0
         self._closed = False
 
@@ -238,50 +237,7 @@ class LocalEngine:
                 actor.handles -= 1
                 self._runs.lives.end_if_unused(actor)
 
-    # -- the cluster -------------------------------------------------------------------------------------------------------------
-
-    def resources(self, *, available: bool) -> dict[str, float]:
-        self._tidy()
-        left = dict(self._totals)
-        for actor in self._living() if available else ():
-            for key, amount in actor.needs.items():
-                left[key] = max(0.0, left[key] - amount)
-        return left
-
-    def _living(self) -> list[LocalActor]:
-        return [a for a in self._actors.values() if a.cause is None]
-
-    def status(self) -> dict[str, Any]:
-        self._tidy()
-        actors = [{
-            "actor_id": a.info.actor, "class_name": a.info.class_name, "name": a.info.name, "namespace": a.key[0] if a.key else None,
-            "state": a.state, "pid": os.getpid(), "incarnation": a.life.incarnation, "restarts": a.life.restarts, "resources": a.needs,
-        } for a in self._living()]
-        return {"node_id": NODE, "pid": os.getpid(), "resources": dict(self._totals), "available": self.resources(available=True),
-                "actors": actors, "driver": {"refs": len(self._objects)}}
-
-    def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-        self._listeners.append(fn)
-        return lambda: self._listeners.remove(fn) if fn in self._listeners else None
-
-    def _announce(self, kind: str, actor: LocalActor, cause: DeathCause | None) -> None:
-        if actor.cause is not None and actor.key is not None and self._names.get(actor.key) == actor.info.actor:
-            del self._names[actor.key]
-        self._events += 1
-        event: dict[str, Any] = {
-            "kind": kind, "actor_id": actor.info.actor, "class_name": actor.info.class_name, "name": actor.info.name,
-            "restarts": actor.life.restarts, "pid": os.getpid(), "node_id": NODE, "seq": self._events, "time": time.time()}
-        if cause is not None:
-            event |= {"reason": cause.reason, "signal": cause.signal, "exit_code": cause.exit_code}
-        for fn in list(self._listeners):
-            fn(dict(event))
-
-    def context(self) -> Mapping[str, Any]:
-        frame = self._runs.stack.frames[-1] if self._runs.stack.frames else None
-        info = frame.actor.info if frame and frame.actor else None
-        return {"actor_id": info.actor if info else None, "actor_name": info.name if info else None, "node_id": NODE,
-                "task_id": frame.task_id if frame else None, "attempt": frame.attempt if frame else 0,
-                "namespace": self.namespace, "is_driver": frame is None, "handle_info": info}
+    # -- the end ---------------------------------------------------------------------------------------------------------------
 
     def shutdown(self) -> None:
         if self._closed:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from soma.actors.context import LeaveActor
 from soma.actors.local.actor import LocalActor
@@ -22,6 +23,8 @@ class Frame:
     task_id: str | None
     attempt: int
     label: str
+    listener: Callable[[dict[str, Any]], None] | None = None
+    """Hears what the call tells."""
 
 
 class LocalStack:
@@ -38,7 +41,7 @@ class LocalStack:
     @contextmanager
     def of_call(self, call: Call) -> Iterator[None]:
         options = call.actor.spec.options if call.actor else call.options
-        with self._running(Frame(call.actor, call.id.hex(), call.attempt, call.label), options):
+        with self._running(Frame(call.actor, call.id.hex(), call.attempt, call.label, call.options.listener), options):
             yield
 
     @contextmanager

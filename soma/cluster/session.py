@@ -1,0 +1,102 @@
+"""`init` and `shutdown`: the one cluster of a process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+from soma.actors import current
+from soma.actors.engine import Engine
+from soma.errors import AlreadyInitializedError
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What `init` returns: a context manager whose end is `shutdown()`."""
+
+    engine: Engine
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        if current.peek() is self.engine:
+            shutdown()
+
+
+def init(
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: int | None = None,
+    object_store_memory: int | None = None,
+    namespace: str | None = None,
+    resources: Mapping[str, float] | None = None,
+    *,
+    local: bool = False,
+    log_to_driver: bool = True,
+    start_method: str = "forkserver",
+    preload: Sequence[str] = (),
+    ignore_reinit_error: bool = False,
+) -> Session:
+    """Start a cluster on this machine. Use it bare, or as `with soma.init(): …`.
+
+    Args:
+        num_cpus, num_gpus: what actors and tasks may reserve; by default what the machine has.
+        memory: bytes that actors may reserve with `memory=`; by default 70 % of the machine's.
+        object_store_memory: bytes of large values that one process may hold for others; by default 30 % of the machine's.
+        namespace: where names of actors live; by default one of its own.
+        resources: further amounts by name, e.g. `{"license": 2}`.
+        local: run everything in this process, one call after the other, for a debugger.
+        log_to_driver: print what actors print, with their name and pid.
+        start_method: "forkserver" (5–10 ms an actor) or "spawn" (a fresh interpreter for each).
+        preload: modules that the forkserver imports once, e.g. `["torch"]`.
+        ignore_reinit_error: return the running cluster instead of raising.
+
+    Raises:
+        AlreadyInitializedError: a cluster is running.
+    """
+    running = current.peek()
+    if running is not None:
+        if ignore_reinit_error:
+            return Session(running)
+        raise AlreadyInitializedError("soma.init() was called while a cluster is running; call soma.shutdown() first, "
+                                      "or pass ignore_reinit_error=True")
+    engine: Engine
+    if local:
+        from soma.actors.local import LocalEngine
+
+        engine = LocalEngine(num_cpus=num_cpus, num_gpus=num_gpus, namespace=namespace, resources=resources)
+    else:
+        from soma.daemon.launch import start_cluster
+
+        engine = start_cluster(num_cpus=num_cpus, num_gpus=num_gpus, memory=memory, object_store_memory=object_store_memory,
+                               namespace=namespace, resources=dict(resources or {}), log_to_driver=log_to_driver,
+                               start_method=start_method, preload=tuple(preload))
+    current.set_engine(engine)
+    return Session(engine)
+
+
+def _init_default() -> None:
+    init()
+
+
+current.set_default(_init_default)
+
+
+def shutdown() -> None:
+    """End the cluster of this process and everything it runs. Does nothing when there is none."""
+    engine = current.peek()
+    if engine is None:
+        return
+    if not engine.context()["is_driver"]:
+        raise RuntimeError("soma.shutdown() inside an actor would end the caller of this call: use soma.exit_actor()")
+    try:
+        engine.shutdown()
+    finally:
+        if current.peek() is engine:
+            current.set_engine(None)
+
+
+def is_initialized() -> bool:
+    return current.peek() is not None
