@@ -24,7 +24,12 @@
     ├── SecurityError                    a wrong owner, mode or address; refuses to start
     ├── ObjectTooLargeError              over the configured size of one value
     ├── GraphError                       also a ValueError: a graph that cannot be; the message names the nodes
-    └── NotFittedError                   also a ValueError: a filter that learns has not learned yet
+    │   └── SchemaError                  a value, or what one node gives and the next wants, does not fit a declared schema
+    ├── NotFittedError                   also a ValueError: a filter that learns has not learned yet
+    ├── IdentityError                    also a TypeError: something cannot be hashed stably; the message names the part
+    └── CacheError                       the cache cannot be used: an unsafe directory, another format, an unknown pin
+        ├── CacheMissError               an entry is gone or damaged: the value must be made again
+        └── CacheFullError               no room to store a value
 
 A user's own exception is *not* in this tree: it arrives as itself, with the remote traceback as its `__cause__`
 (a `RemoteTraceback`) and a note naming actor and node.
@@ -260,6 +265,33 @@ class ObjectTooLargeError(SomaError):
 
 class GraphError(SomaError, ValueError):
     """A graph that cannot be: the message names the nodes."""
+
+
+class SchemaError(GraphError):
+    """A value does not fit what a filter declared, or two filters declared what cannot fit together."""
+
+
+class IdentityError(SomaError, TypeError):
+    """A value has no stable identity: equal ones would not be recognised as equal. `path` says which part of it is at fault."""
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path, self.problem = path, problem
+
+    def __str__(self) -> str:
+        return f"{self.path} cannot be hashed stably: {self.problem}"
+
+
+class CacheError(SomaError):
+    """The cache cannot be used as asked."""
+
+
+class CacheMissError(CacheError):
+    """An entry that was there is gone, or its bytes are damaged; it was removed, and the value must be made again."""
+
+
+class CacheFullError(CacheError):
+    """The disk has no room for a value; nothing of it was stored."""
 
 
 class NotFittedError(SomaError, ValueError):

@@ -19,11 +19,12 @@ ROOT = Path(__file__).parents[1]
 SOMA = ROOT / "soma"
 
 LAYERS: dict[str, float] = {
-    "cli": 7, "demo": 7, "dashboard": 7, "study": 6, "serve": 6, "graph": 5, "train": 5, "filters": 4, "cluster": 3, "store": 3,
-    "daemon": 2.5, "actors": 2, "transport": 1, "errors": 0, "ids": 0, "config": 0,
+    "cli": 7, "demo": 7, "dashboard": 7, "study": 6, "serve": 6, "graph": 5, "train": 5, "filters": 4, "cluster": 3, "store": 3, "runs": 3,
+    "daemon": 2.5, "actors": 2, "transport": 1, "errors": 0, "ids": 0, "config": 0, "events": 0,
     "mypy": 7,  # a plugin of the type checker: imports nothing of soma, and nothing imports it
 }
-SIDEWAYS = {("cli", "dashboard"), ("cli", "demo"), ("errors", "ids"), ("config", "ids"), ("config", "errors")}
+SIDEWAYS = {("cli", "dashboard"), ("cli", "demo"), ("errors", "ids"), ("config", "ids"), ("config", "errors"),
+            ("cluster", "runs")}
 """Within a layer, these may import those."""
 
 TRANSPORT_ONLY = {"zmq", "pickle", "cloudpickle", "_pickle", "marshal", "shelve", "dill"}
