@@ -12,13 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import soma.errors as errors
-from soma.errors import ActorDiedError, ActorInitError, ActorTaskError, DeathCause, NotFittedError, NotSerializableError, SomaError
+from soma.errors import (
+    ActorDiedError,
+    ActorInitError,
+    ActorTaskError,
+    DeathCause,
+    IdentityError,
+    NotFittedError,
+    NotSerializableError,
+    SomaError,
+)
 
 ALL = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, SomaError)]
 TEXT = "some text, with ümlauts\nand two lines"
 SAMPLES = [
-    *(cls(TEXT) for cls in ALL if not issubclass(cls, (ActorDiedError, ActorTaskError, NotSerializableError, NotFittedError))),
+    *(cls(TEXT) for cls in ALL if not issubclass(
+        cls, (ActorDiedError, ActorTaskError, NotSerializableError, NotFittedError, IdentityError))),
     NotFittedError("scale", TEXT),
+    IdentityError("Scale.lock", TEXT),
     *(cls("Worker a1", DeathCause("signal", signal="SIGKILL", pid=7), "no") for cls in ALL if issubclass(cls, ActorDiedError)),
     *(cls("args[0].net._lock", "a lock stays in its process", "drop it") for cls in ALL if issubclass(cls, NotSerializableError)),
     ActorTaskError("KeyError", "'k'", "Traceback ...", "it could not be unpickled"),
