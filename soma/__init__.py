@@ -35,8 +35,15 @@ if TYPE_CHECKING:
     from soma.cluster import status as status
     from soma.cluster import tell as tell
     from soma.cluster import wait as wait
+    from soma.filters import Schema as Schema
+    from soma.filters import branch as branch
     from soma.filters import filter as filter
+    from soma.filters import loop as loop
+    from soma.filters import progress as progress
+    from soma.filters import report as report
+    from soma.filters import search as search
     from soma.graph import Graph as Graph
+    from soma.store import Cache as Cache
 
 _HOME = {
     **dict.fromkeys(("ActorClass", "ActorHandle", "ActorMethod", "RemoteFunction"), "soma.actors.handle"),
@@ -44,8 +51,9 @@ _HOME = {
     **dict.fromkeys(("ObjectRef", "ObjectRefGenerator"), "soma.actors.refs"),
     **dict.fromkeys(("available_resources", "cancel", "cluster_resources", "exit_actor", "get", "get_actor", "get_runtime_context",
                      "init", "is_initialized", "kill", "on_event", "put", "remote", "shutdown", "status", "tell", "wait"), "soma.cluster"),
-    "filter": "soma.filters",
+    **dict.fromkeys(("Schema", "branch", "filter", "loop", "progress", "report", "search"), "soma.filters"),
     "Graph": "soma.graph",
+    "Cache": "soma.store",
 }
 
 

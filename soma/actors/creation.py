@@ -44,7 +44,7 @@ def create(runtime: Runtime, spec: ActorSpec) -> HandleInfo:
     message = m.CreateActor(
         b"", info.actor, runtime.port.me, info.class_name,
         {**needs, "name": name, "namespace": options.namespace or runtime.namespace, "detached": options.lifetime == "detached",
-         "max_restarts": options.max_restarts, "payload": bytes(payload.id), "heavy": _heavy(runtime, payload)},
+         "max_restarts": options.max_restarts, "payload": bytes(payload.id), "heavy": _heavy(runtime, payload, spec.cls)},
         (), travelling)
     if name is None:
         runtime.port.outlet.send(DAEMON, [pack(message)])
@@ -106,12 +106,14 @@ def _count_handles(runtime: Runtime, info: HandleInfo, payload: Any, *, detached
     return entry
 
 
-def _heavy(runtime: Runtime, payload: Any) -> tuple[str, ...]:
+def _heavy(runtime: Runtime, payload: Any, cls: type) -> tuple[str, ...]:
+    """What to import once for all actors like this one: the libraries that it is made of, and a module of soma's own."""
+    own = (cls.__module__,) if cls.__module__.startswith("soma.") else ()
     loaded = [name for name in HEAVY if name in sys.modules]
     if not loaded:
-        return ()
+        return own
     entry = runtime.sharing.table.get(payload.id)
     body = entry.parcel.body if entry is not None and entry.parcel is not None else b""
-    return tuple(name for name in loaded if name.encode() in body)
+    return (*(name for name in loaded if name.encode() in body), *own)
 
 

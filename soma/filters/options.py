@@ -1,4 +1,4 @@
-"""What a filter says of itself, checked where it is written, and what can be read off a filter.
+"""What a filter says of itself, checked where it is written.
 
 Frozen values; a misspelt or impossible option raises at once, naming it and what is allowed.
 """
@@ -6,14 +6,14 @@ Frozen values; a misspelt or impossible option raises at once, naming it and wha
 from __future__ import annotations
 
 import dataclasses
-import functools
-import inspect
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from packaging.requirements import InvalidRequirement, Requirement
+
+from soma.filters.schema import Schemas, schemas_of
 from soma.filters.wiring import MARK
 
 Kind = Literal["trainable", "stateless", "opaque"]
@@ -30,9 +30,17 @@ class FilterOptions:
     """Options of `@soma.filter(...)`.
 
     Attributes:
-        kind: "trainable" has a state, "stateless" has none, "opaque" says nothing; by default read off `fit`.
-        cacheable, deterministic, differentiable, stream, version: declared here, used by caching, streaming and training.
+        kind: "trainable" has a state, "stateless" has none, "opaque" may do anything and is never cached; by default read off `fit`.
+        cacheable: whether a graph with a cache may keep its state and outputs.
+        deterministic: whether equal input, state and seed give equal output; one that is not is cached only with a seed.
+        differentiable: whether torch can differentiate through `forward`. Neighbours that are share a process and are trained as one.
+        stream: what chunks mean. "fixed": each by itself. "evolving": `partial_fit` after each chunk, and its state is used for
+            the next one. "barrier": all chunks are collected and go through at once.
+        version: takes the place of the source code in the filter's identity: change it when results change.
         num_cpus, num_gpus, memory, tags: what the filter's process reserves; `memory` in bytes, enforced.
+        max_retries: how often a call is repeated after the filter's process died; 0 is at most once.
+        requirements: distributions it needs, e.g. `["lightgbm>=4"]`; checked where its process starts.
+        input_schema, output_schema: see `soma.Schema`; checked when the graph is compiled, and on every value.
     """
 
     kind: Kind | None = None
@@ -45,6 +53,10 @@ class FilterOptions:
     num_gpus: float | None = None
     memory: int | None = None
     tags: tuple[str, ...] = ()
+    max_retries: int = 0
+    requirements: tuple[str, ...] = ()
+    input_schema: Schemas | None = None
+    output_schema: Schemas | None = None
 
     def __post_init__(self) -> None:
         for key, allowed in _CHOICES.items():
@@ -58,8 +70,17 @@ class FilterOptions:
             _check_amount(key, getattr(self, key))
         if self.version is not None and not isinstance(self.version, str):
             raise ValueError(f"version={self.version!r}: a string")
-        if not isinstance(self.tags, tuple) or not all(isinstance(t, str) for t in self.tags):
-            raise ValueError(f"tags={self.tags!r}: a tuple of strings")
+        if isinstance(self.max_retries, bool) or not isinstance(self.max_retries, int) or self.max_retries < 0:
+            raise ValueError(f"max_retries={self.max_retries!r}: a whole number from 0")
+        for key in ("tags", "requirements"):
+            value = getattr(self, key)
+            if not isinstance(value, tuple) or not all(isinstance(t, str) for t in value):
+                raise ValueError(f"{key}={value!r}: a tuple of strings")
+        for text in self.requirements:
+            try:
+                Requirement(text)
+            except InvalidRequirement as e:
+                raise ValueError(f"requirements: {text!r} is no requirement such as 'numpy>=1.26': {e}") from None
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> FilterOptions:
@@ -68,8 +89,12 @@ class FilterOptions:
         if unknown := sorted(set(given) - known):
             raise TypeError(f"unknown option {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}")
         clean = dict(given)
-        if isinstance(clean.get("tags"), (list, set)):
-            clean["tags"] = tuple(sorted(clean["tags"]))
+        for key in ("tags", "requirements"):
+            if isinstance(clean.get(key), (list, set)):
+                clean[key] = tuple(sorted(clean[key]))
+        for key in ("input_schema", "output_schema"):
+            if clean.get(key) is not None:
+                clean[key] = schemas_of(key, clean[key])
         return cls(**clean)
 
     def reserved(self) -> dict[str, Any]:
@@ -94,40 +119,24 @@ def options_of(filter: Any) -> FilterOptions:
 
 
 def kind_of(filter: Any) -> Kind:
-    """What was declared, else "trainable" if its class (or one that it inherits from) defines `fit`."""
+    """What was declared, else "trainable" if its class (or one that it inherits from) defines `fit` or `partial_fit`."""
     declared = options_of(filter).kind
     if declared is not None:
         return declared
-    return "stateless" if getattr(type(filter), "fit", no_fit) is no_fit else "trainable"
+    return "trainable" if learns(filter) else "stateless"
+
+
+def learns(filter: Any) -> bool:
+    """Whether there is anything to fit."""
+    return getattr(type(filter), "fit", no_fit) is not no_fit or learns_in_batches(filter)
+
+
+def learns_in_batches(filter: Any) -> bool:
+    """Whether it has `partial_fit(x, y, state)`, which goes on from a state."""
+    return callable(getattr(filter, "partial_fit", None))
 
 
 def title_of(filter: Any) -> str:
     """The name that ids and messages are made from: the class, the function or the estimator."""
     title = getattr(filter, "__soma_title__", None)
     return str(title) if title is not None else type(filter).__name__
-
-
-def label_of(filter: Any) -> str:
-    """How plans show a filter: its own repr, or `Name(parameter=value)` by scikit-learn's rule that parameters are attributes."""
-    if any("__repr__" in vars(c) for c in type(filter).__mro__[:-1]):
-        text = repr(filter)
-    else:
-        cls: type = type(filter)
-        held = getattr(filter, "__dict__", {})
-        shown = (f"{name}={_brief(held[name])}" for name in _parameters(cls) if name in held)
-        text = f"{title_of(filter)}({', '.join(shown)})"
-    text = re.sub(r"\s+", " ", text)
-    return text if len(text) <= 80 else text[:79] + "…"
-
-
-@functools.lru_cache(maxsize=1024)
-def _parameters(cls: type) -> tuple[str, ...]:
-    try:
-        return tuple(inspect.signature(cls).parameters)
-    except (ValueError, TypeError):  # no signature to read
-        return ()
-
-
-def _brief(value: Any) -> str:
-    plain = value is None or isinstance(value, (bool, int, float, str))
-    return repr(value) if plain else f"<{type(value).__name__}>"

@@ -1,50 +1,69 @@
-"""From expressions to nodes and edges. Immutable: adding gives a new blueprint.
+"""From expressions and named nodes to a `Blueprint`: members by id, and the edges between ids, as they were written.
 
-A chain draws an edge from every exit of a part to every entry of the next. One object is one node, wherever it stands, so any
-acyclic graph can be written. Whether the result makes sense is `compile`'s business.
+A chain draws an edge from every exit of a part to every entry of the next. One object is one node, wherever it stands, so any acyclic
+graph can be written. Members are filters, loops, branches and whole graphs; `lowering` takes those apart. Whether the result makes sense
+is `compile`'s business.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from soma.errors import GraphError
-from soma.filters import Chain, Fork, part_of, title_of
+from soma.filters import Branch, Chain, Fork, Loop, is_graph, part_of, title_of
 
 Edge = tuple[str, str]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Blueprint:
-    """Filters by id and the edges between ids, both in the order in which they were written."""
+    """A graph as it is being written."""
 
-    nodes: Mapping[str, Any] = field(default_factory=dict)
-    edges: tuple[Edge, ...] = ()
+    nodes: dict[str, Any] = field(default_factory=dict)
+    edges: dict[Edge, None] = field(default_factory=dict)
+    placed: set[str] = field(default_factory=set)
+    """Ids that were given by name, so that somebody must connect them."""
+    replaced: dict[str, Any] = field(default_factory=dict)
+    """Filters that stand in for others, by the id that those have in the plan."""
 
-    def with_node(self, id: str, filter: Any) -> Blueprint:
+    def add(self, id: str, member: Any) -> None:
+        """A member under an id of the user's own."""
         if not isinstance(id, str) or not id or not id.isprintable():
             raise GraphError(f"node id {id!r}: a string that can be printed")
         if id in self.nodes:
-            raise GraphError(f"there is a node {id!r} already ({title_of(self.nodes[id])})")
-        part = part_of(filter)
+            raise GraphError(f"there is a node {id!r} already ({title(self.nodes[id])})")
+        part = part_of(member)
         if isinstance(part, (Chain, Fork)):
             raise TypeError(f"node {id!r}: a single filter, not an expression of {len(part.parts)} parts")
-        return Blueprint({**self.nodes, id: part}, self.edges)
+        self.nodes[id] = part
+        self.placed.add(id)
 
-    def with_edge(self, before: str, after: str) -> Blueprint:
-        return Blueprint(self.nodes, (*self.edges, (before, after)))
+    def connect(self, before: str, after: str) -> None:
+        for id in (before, after):
+            if not isinstance(id, str):
+                raise TypeError(f"connect takes the ids of two nodes, got {type(id).__name__}")
+        self.edges[before, after] = None
+
+    def copy(self) -> Blueprint:
+        return Blueprint(dict(self.nodes), dict(self.edges), set(self.placed), dict(self.replaced))
 
 
-def snake(title: str) -> str:
+def title(member: Any) -> str:
+    """What a member is called where it has no id."""
+    if isinstance(member, (Loop, Branch)):
+        return type(member).__name__.lower()
+    return str(member.name or "graph") if is_graph(member) else title_of(member)
+
+
+def snake(text: str) -> str:
     """`StandardScaler` -> `standard_scaler`, `PCA` -> `pca`."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", title).lower() or "node"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", text).lower() or "node"
 
 
 def blueprint_of(expression: Any) -> Blueprint:
-    """The nodes of an expression, named after their classes (`scale`, `scale_2`, …), and its edges."""
+    """The members of an expression, named after their classes (`scale`, `scale_2`, …), and its edges."""
     names = _Names()
     edges: dict[Edge, None] = {}
     ends: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}  # of a part: the ids it begins and ends with
@@ -66,25 +85,25 @@ def blueprint_of(expression: Any) -> Blueprint:
             for before, after in zip(part.parts, part.parts[1:], strict=False):
                 edges.update(((a, b), None) for a in ends[id(before)][1] for b in ends[id(after)][0])
             ends[id(part)] = ends[id(part.parts[0])][0], ends[id(part.parts[-1])][1]
-    return Blueprint(names.nodes, tuple(edges))
+    return Blueprint(names.nodes, edges)
 
 
 class _Names:
-    """Gives each filter object one id."""
+    """Gives each member one id."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Any] = {}
         self._ids: dict[int, str] = {}
         self._counts: dict[str, int] = {}
 
-    def of(self, filter: Any) -> str:
-        known = self._ids.get(id(filter))
+    def of(self, member: Any) -> str:
+        known = self._ids.get(id(member))
         if known is not None:
             return known
-        base = name = snake(title_of(filter))
+        base = name = snake(title(member))
         while name in self.nodes:
             self._counts[base] = self._counts.get(base, 1) + 1
             name = f"{base}_{self._counts[base]}"
-        self.nodes[name] = filter
-        self._ids[id(filter)] = name
+        self.nodes[name] = member
+        self._ids[id(member)] = name
         return name

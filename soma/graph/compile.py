@@ -1,61 +1,87 @@
-"""From a blueprint to a plan: check, order, find what must follow what. Pure, and linear in nodes and edges.
+"""From a blueprint to a plan: take it apart, check it, find groups that are trained as one, and what must follow what.
 
-Every problem is reported at once, each naming its nodes.
+Pure, and linear in nodes and edges. Every problem is reported at once, each naming its nodes.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from soma.errors import GraphError
-from soma.filters import kind_of, label_of
+from soma.errors import GraphError, SchemaError
+from soma.filters import kind_of, label_of, options_of
 from soma.graph.builder import Blueprint
-from soma.graph.plan import Empty, Execute, Parallel, Plan, PlanNode, Sequence, Step
+from soma.graph.checking import cut_gradients, entangled_group, schema_problems, unreachable
+from soma.graph.lowering import Lowered, LoweredBranch, LoweredLoop, lower
+from soma.graph.ordering import ordered, step_over
+from soma.graph.plan import Plan, PlanNode
+from soma.graph.steps import Branch, Composite, Execute, Loop, Step
 
-DEEPEST = 40
-"""Levels of steps within steps; below, nodes are listed side by side. Bounds the work: each level looks at every node once."""
-
-Neighbours = Mapping[str, tuple[str, ...]]
+Neighbours = Mapping[str, list[str]]
 
 
 def compile_plan(blueprint: Blueprint) -> Plan:
-    """The plan of a blueprint; GraphError naming every dangling edge, or a cycle with its path."""
-    problems = [_dangling(edge, blueprint) for edge in blueprint.edges if not blueprint.nodes.keys() >= set(edge)]
-    if problems:
-        raise GraphError("\n".join(problems))
-    before: dict[str, list[str]] = {id: [] for id in blueprint.nodes}
-    after: dict[str, list[str]] = {id: [] for id in blueprint.nodes}
-    for a, b in dict.fromkeys(blueprint.edges):
+    """The plan of a blueprint.
+
+    Raises:
+        GraphError: it names every edge that leads nowhere, id that is there twice, node that nothing leads to, cycle with its path, and
+            gradient that cannot arrive.
+        SchemaError: two filters that declare what cannot fit together, and nothing else is wrong.
+    """
+    return plan_of(lower(blueprint))
+
+
+def filters_in(lowered: Lowered) -> dict[str, Any]:
+    """Every filter, those inside loops and branches too, by id."""
+    found: dict[str, Any] = {}
+    for id, member in lowered.nodes.items():
+        if isinstance(member, LoweredLoop):
+            found.update(filters_in(member.body))
+        elif isinstance(member, LoweredBranch):
+            for part in (member.condition, *member.arms.values()):
+                found.update(filters_in(part))
+        else:
+            found[id] = member
+    return found
+
+
+def plan_of(lowered: Lowered) -> Plan:
+    """The plan of what is taken apart already."""
+    problems = unreachable(lowered)
+    before: dict[str, list[str]] = {id: [] for id in lowered.nodes}
+    after: dict[str, list[str]] = {id: [] for id in lowered.nodes}
+    for a, b in dict.fromkeys(lowered.edges):
         before[b].append(a)
         after[a].append(b)
-    order = _ordered(before, after)
+    order = ordered(before, after)
     if len(order) < len(before):
-        raise GraphError(_describe_cycle(before, set(before) - set(order)))
-    nodes = tuple(PlanNode(id, label_of(f), kind_of(f), tuple(before[id])) for id in order for f in (blueprint.nodes[id],))
-    return Plan(nodes, _step(order, {k: tuple(v) for k, v in before.items()}, {k: tuple(v) for k, v in after.items()}, 0))
+        raise GraphError("\n".join([*problems, _describe_cycle(before, set(before) - set(order))]))
+    groups = _groups(lowered, order, before, after)
+    problems += cut_gradients(lowered, groups, after)
+    schemas = schema_problems(lowered, order, before)
+    if problems:
+        raise GraphError("\n".join(problems + schemas))
+    if schemas:
+        raise SchemaError("\n".join(schemas))
+    nodes = tuple(_node(id, lowered.nodes[id], tuple(before[id])) for id in order)
+    return Plan(nodes, _root(nodes, groups, before, after), tuple(_remarks(lowered, groups, after)))
 
 
-def _dangling(edge: tuple[str, str], blueprint: Blueprint) -> str:
-    missing = next(id for id in edge if id not in blueprint.nodes)
-    near = difflib.get_close_matches(missing, blueprint.nodes, 1)
-    return (f"edge {edge[0]!r} >> {edge[1]!r}: there is no node {missing!r}"
-            + (f"; did you mean {near[0]!r}?" if near else ""))
+def _node(id: str, member: Any, inputs: tuple[str, ...]) -> PlanNode:
+    if isinstance(member, LoweredLoop):
+        loop = Loop(id, plan_of(member.body), member.carry, member.until, member.max_iterations)
+        end = f"until {member.until!r}, at most {member.max_iterations} times" if member.until else f"{member.max_iterations} times"
+        return PlanNode(id, end, "loop", inputs, inner=loop)
+    if isinstance(member, LoweredBranch):
+        arms = tuple((label, plan_of(arm)) for label, arm in member.arms.items())
+        inner = Branch(id, plan_of(member.condition), arms)
+        return PlanNode(id, f"one of {', '.join(map(repr, member.arms))}", "branch", inputs, inner=inner)
+    options, kind = options_of(member), kind_of(member)
+    cacheable = "no" if kind == "opaque" or not options.cacheable else "yes" if options.deterministic else "seeded"
+    return PlanNode(id, label_of(member), kind, inputs, options.stream, options.differentiable, cacheable)
 
 
-def _ordered(before: Mapping[str, list[str]], after: Mapping[str, list[str]]) -> list[str]:
-    """Every node after its inputs, else as written; nodes on a cycle and behind one are missing."""
-    open_inputs = {id: len(inputs) for id, inputs in before.items()}
-    order = [id for id, n in open_inputs.items() if n == 0]
-    for id in order:  # grows while it is read
-        for follower in after[id]:
-            open_inputs[follower] -= 1
-            if open_inputs[follower] == 0:
-                order.append(follower)
-    return order
-
-
-def _describe_cycle(before: Mapping[str, list[str]], stuck: set[str]) -> str:
+def _describe_cycle(before: Neighbours, stuck: set[str]) -> str:
     id = min(stuck)
     path: dict[str, None] = {}
     while id not in path:  # every stuck node has a stuck input: walking back must come round
@@ -67,72 +93,73 @@ def _describe_cycle(before: Mapping[str, list[str]], stuck: set[str]) -> str:
     return f"the graph has a cycle: {' >> '.join(cycle)}{hint}"
 
 
-def _step(order: list[str], before: Neighbours, after: Neighbours, depth: int) -> Step:
-    """The step that runs `order` (a set of nodes, in order)."""
-    if len(order) < 2:
-        return Execute(order[0]) if order else Empty()
-    if depth >= DEEPEST:
-        return Parallel(tuple(map(Execute, order)))
-    groups = _components(order, before, after)
-    if len(groups) > 1:
-        return Parallel(tuple(_step(g, before, after, depth + 1) for g in groups))
-    stages = _stages(order, before, after)
-    if len(stages) > 1:
-        return Sequence(tuple(_step(s, before, after, depth + 1) for s in stages))
-    return Parallel(tuple(map(Execute, order)))  # entangled: no part waits for all of another
+def _groups(lowered: Lowered, order: list[str], before: Neighbours, after: Neighbours) -> dict[str, tuple[str, ...]]:
+    """The differentiable nodes, each with all that it is connected to through such nodes alone, in order.
 
-
-def _components(order: list[str], before: Neighbours, after: Neighbours) -> list[list[str]]:
-    """Groups without an edge between them."""
-    group = dict.fromkeys(order, -1)
-    many = 0
+    Raises:
+        GraphError: a group that would have to wait for itself, through a node that is not differentiable.
+    """
+    group_of: dict[str, str] = {}
     for start in order:
-        if group[start] >= 0:
+        if start in group_of or not _differentiable(lowered.nodes[start]):
             continue
-        group[start], todo = many, [start]
+        group_of[start], todo = start, [start]
         while todo:
-            id = todo.pop()
-            for other in _within(group, (*before[id], *after[id])):
-                if group[other] < 0:
-                    group[other] = many
+            for other in (*before[(id := todo.pop())], *after[id]):
+                if other not in group_of and _differentiable(lowered.nodes[other]):
+                    group_of[other] = start
                     todo.append(other)
-        many += 1
-    groups: list[list[str]] = [[] for _ in range(many)]
+    members: dict[str, list[str]] = {}
     for id in order:
-        groups[group[id]].append(id)
+        if id in group_of:
+            members.setdefault(group_of[id], []).append(id)
+    groups = {id: tuple(members[first]) for id, first in group_of.items()}
+    problem = entangled_group(order, groups, before)
+    if problem:
+        raise GraphError(problem)
     return groups
 
 
-def _stages(order: list[str], before: Neighbours, after: Neighbours) -> list[list[str]]:
-    """Cut `order` wherever everything that could start next needs every open end before the cut.
-
-    `ends` are the nodes so far that none so far depends on, `starts` the others whose inputs are all so far. Between them are
-    `joined` edges; the cut loses no parallelism if that is all there could be. Each node enters and leaves each set once.
-    """
-    inside = dict.fromkeys(order)
-    open_inputs = {id: sum(1 for _ in _within(inside, before[id])) for id in order}
-    starts = {id for id in order if open_inputs[id] == 0}
-    ends: set[str] = set()
-    joined = 0
-    stages: list[list[str]] = [[]]
-    for id in order:
-        if stages[-1] and joined == len(ends) * len(starts):
-            stages.append([])
-        stages[-1].append(id)
-        starts.remove(id)
-        joined -= sum(i in ends for i in before[id])
-        for i in _within(inside, before[id]):
-            if i in ends:
-                ends.remove(i)
-                joined -= sum(f in starts for f in after[i])
-        ends.add(id)
-        for follower in _within(inside, after[id]):
-            open_inputs[follower] -= 1
-            if open_inputs[follower] == 0:
-                starts.add(follower)
-                joined += sum(i in ends for i in before[follower])
-    return stages
+def _differentiable(member: Any) -> bool:
+    return not isinstance(member, (LoweredLoop, LoweredBranch)) and options_of(member).differentiable
 
 
-def _within(inside: Mapping[str, object], ids: Iterable[str]) -> Iterable[str]:
-    return (i for i in ids if i in inside)
+def _root(nodes: tuple[PlanNode, ...], groups: Mapping[str, tuple[str, ...]], before: Neighbours, after: Neighbours) -> Step:
+    """The tree of steps, over single nodes and groups."""
+    by_id = {n.id: n for n in nodes}
+
+    def leaf(id: str) -> Step:
+        return _leaf(by_id[id], groups)
+
+    if not groups:
+        return step_over(list(by_id), before, after, leaf)
+    first = {id: groups[id][0] if id in groups else id for id in by_id}
+    outer_before: dict[str, dict[str, None]] = {f: {} for f in dict.fromkeys(first.values())}
+    outer_after: dict[str, dict[str, None]] = {f: {} for f in outer_before}
+    for id, inputs in before.items():
+        for i in inputs:
+            if first[i] != first[id]:
+                outer_before[first[id]][first[i]] = None
+                outer_after[first[i]][first[id]] = None
+    b, a = ({f: list(x) for f, x in d.items()} for d in (outer_before, outer_after))
+    return step_over(ordered(b, a), b, a, leaf)
+
+
+def _leaf(node: PlanNode, groups: Mapping[str, tuple[str, ...]]) -> Step:
+    if node.inner is not None:
+        return node.inner
+    return Composite(groups[node.id]) if node.id in groups else Execute(node.id)
+
+
+def _remarks(lowered: Lowered, groups: Mapping[str, tuple[str, ...]], after: Neighbours) -> list[str]:
+    """What is not wrong, but worth knowing."""
+    said = []
+    for id, member in lowered.nodes.items():
+        if isinstance(member, LoweredBranch) and any(kind_of(f) != "stateless" for arm in member.arms.values()
+                                                     for f in filters_in(arm).values()):
+            said.append(f"branch {id!r}: an arm learns only when fit takes it; the others stay as they are")
+    for members in dict.fromkeys(groups.values()):
+        ends = [m for m in members if not set(after[m]) & set(members)]
+        if len(ends) > 1 and any(kind_of(lowered.nodes[m]) != "stateless" for m in members):
+            said.append(f"{' and '.join(map(repr, ends))} are trained together: their losses are added")
+    return said

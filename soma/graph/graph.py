@@ -1,28 +1,32 @@
-"""`soma.Graph`: what a user holds. It keeps the blueprint, the plan and the actors; the work is in builder, compile and runner.
+"""`soma.Graph`: what a user holds. It keeps the blueprint, the plan, the processes and the last run; the work is done elsewhere.
 
-Actors are made when they are first needed and end with `close()`, with the graph itself, or with the cluster. The state of
-each filter lives in its actor.
+Actors are made when they are first needed and end with `close()`, with the graph itself, or with the cluster. What each filter has learnt
+lies in its actor; with a cache it also lies there, and survives them.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from soma import cluster
-from soma.actors.handle import ActorHandle
-from soma.errors import ClusterError, GraphError
-from soma.filters import FilterActor
-from soma.graph import runner
-from soma.graph.builder import Blueprint, blueprint_of
-from soma.graph.compile import compile_plan
-from soma.graph.plan import Plan
-from soma.graph.progress import progress_bar
+from soma.actors.refs import ObjectRef
+from soma.errors import GraphError
+from soma.filters import mismatch
+from soma.graph import saving
+from soma.graph.chunks import Source
+from soma.graph.execution import Settings
+from soma.graph.explaining import Explanation, explained, picture
+from soma.graph.running import Running
+from soma.graph.values import Value
+from soma.graph.waiting import wait_async
+from soma.store import Cache
 
 
-class Graph:
+class Graph(Running):
     """A graph of filters, each in a process of its own.
 
         g = soma.Graph(Scale() >> (Small() | Large()) >> Vote())
@@ -32,109 +36,158 @@ class Graph:
     A node with one predecessor gets its output; with several, `{predecessor id: output}`; with none, the graph's input. Nodes
     may also be named: `g = soma.Graph(); g.node("scale", Scale()); g.node("vote", Vote()); g.connect("scale", "vote")`.
 
-    Every method that runs it raises the failing node's own exception, with a note naming the node; GraphError if the graph
+    Args:
+        expression: filters wired with `>>`, `|`, `[…]`, `soma.loop` and `soma.branch`; graphs may be parts of graphs.
+        name: what it is called inside another graph, and in its runs.
+        cache: None, "memory" (this process), "disk" (shared by all that use the directory), "tiered" (both), or a `soma.Cache`.
+        cache_path: directory of the disk cache, or the URL of one that is shared ("s3://…"); by default `$SOMA_CACHE` or the user's.
+        record: which runs leave a directory under `.soma/runs` (or `$SOMA_RUNS`): None fits and streams, True all, False none.
+        wait: seconds to wait for resources that others hold; 0 raises PlacementError at once.
+
+    Every method that runs it raises the failing node's own exception, with a note naming node and attempt; GraphError if the graph
     cannot be.
     """
 
-    def __init__(self, expression: Any = None) -> None:
-        self._blueprint = Blueprint() if expression is None else blueprint_of(expression)
-        self._plan: Plan | None = None
-        self._handles: dict[str, ActorHandle[FilterActor]] = {}
+    def __init__(self, expression: Any = None, *, name: str | None = None, cache: str | Cache | None = None,
+                 cache_path: str | PathLike[str] | None = None, record: bool | None = None, wait: float = 0.0) -> None:
+        super().__init__(expression, name, cache=cache, cache_path=cache_path, record=record, wait=wait)
 
-    def node(self, id: str, filter: Any) -> str:
-        """Add a filter under an id of your own; gives the id back."""
-        self._blueprint, self._plan = self._blueprint.with_node(id, filter), None
-        return id
+    # -- running ---------------------------------------------------------------------------------------------------------------
 
-    def connect(self, before: str, after: str) -> None:
-        """Send the output of one node to another. The nodes may be added later."""
-        self._blueprint, self._plan = self._blueprint.with_edge(before, after), None
-
-    def compile(self) -> Plan:
-        """Check the graph and say how it will run; starts nothing. GraphError names every node at fault."""
-        if self._plan is None:
-            self._plan = compile_plan(self._blueprint)
-        return self._plan
-
-    def fit(self, X: Any, y: Any = None, *, progress: bool | None = None) -> Graph:
+    def fit(self, X: Any, y: Any = None, batch_size: int | None = None, seed: int | None = None, *, epochs: int | None = None,
+            shuffle: bool | None = None, stream: bool = False, chunk_size: int | None = None, progress: bool | None = None,
+            record: bool | None = None) -> Graph:
         """Fit every node that learns, in the order of the graph, and give the graph back.
 
         Args:
-            X: input of the nodes without predecessors; any value, or a ref to one.
+            X: input of the nodes without predecessors; any value, or a ref to one. With `stream`, see there.
             y: targets, given to every `fit`; or a ref.
+            batch_size: rows of one step: each node that learns does so by `partial_fit`, batch after batch; torch modules by an
+                optimizer step for each. One model learns from all batches.
+            seed: all random numbers of the run follow from it.
+            epochs, shuffle: of torch modules, instead of what their filters say.
+            stream: X is an array that is taken in rows, or an iterable of (x, y) chunks, or a function that gives one: each node learns
+                by `partial_fit` from chunk after chunk, and no process ever holds all of them.
+            chunk_size: rows of a chunk, where X is an array.
             progress: a bar on stderr: None where that is a terminal, True always, False never.
+            record: keep the run's events in its directory; None as the graph says.
         """
-        plan, handles = self._ready()
-        with progress_bar("fit", len(plan.nodes), progress) as observe:
-            runner.fit(plan, handles, X, y, observe)
+        settings = Settings(seed=seed, batch_size=batch_size, epochs=epochs, shuffle=shuffle, y=Value(y))
+        if stream:
+            return self._fit_stream(Source(X, y, chunk_size=chunk_size, pairs=True), settings, progress, record)
+        if chunk_size is not None:
+            raise ValueError("chunk_size goes with stream=True; for steps of a fit on whole data it is batch_size")
+        problem = "" if isinstance(X, ObjectRef) or isinstance(y, ObjectRef) else mismatch(X, y)
+        if problem:
+            raise ValueError(f"fit: X and y do not belong together: {problem}")
+        plan = self._ready("fit", settings)
+        with self._running("fit", plan, seed, progress, record is not False and self._record is not False) as run:
+            self._run_walk(plan, run, settings, X, "fit", ())
         return self
 
-    def forward(self, X: Any, *, progress: bool = False) -> Any:
-        """The output of the last node for `X`; with several last nodes, `{id: output}`."""
-        plan, handles = self._ready()
+    def forward(self, X: Any, *, stream: bool = False, chunk_size: int | None = None, seed: int | None = None,
+                progress: bool | None = False, record: bool | None = None) -> Any:
+        """The output of the last node for `X`; with several last nodes, `{id: output}`.
+
+        Args:
+            X: any value, or a ref to one. With `stream`: an array that is taken in rows, or an iterable of chunks.
+            stream: give an iterator of outputs, one for each chunk, in order and as they are done; a bounded number of chunks is under
+                way at once, so memory does not grow with how many there are.
+            chunk_size: rows of a chunk, where X is an array; by default 1,024.
+            seed: for filters that draw random numbers.
+            progress, record: see `fit`.
+        """
+        if stream:
+            return self._stream(Source(X, chunk_size=chunk_size), seed, progress, record)
+        if chunk_size is not None:
+            raise ValueError("chunk_size goes with stream=True")
+        plan = self._ready("forward", settings := Settings(seed=seed))
         leaves = plan.leaves
-        with progress_bar("forward", len(plan.nodes), progress) as observe:
-            outputs = runner.forward(plan, handles, X, leaves, observe)
+        with self._running("forward", plan, seed, progress, self._is_recorded(record)) as run:
+            outputs = self._run_walk(plan, run, settings, X, "forward", leaves)
         return outputs[leaves[0]] if len(leaves) == 1 else outputs
 
     def predict(self, X: Any) -> Any:
         """scikit-learn's word for `forward`."""
         return self.forward(X)
 
-    def run(self, X: Any, *, progress: bool = False) -> dict[str, Any]:
-        """Every node's output for `X`, by id."""
-        plan, handles = self._ready()
-        with progress_bar("run", len(plan.nodes), progress) as observe:
-            return runner.forward(plan, handles, X, [n.id for n in plan.nodes], observe)
+    def run(self, X: Any, *, seed: int | None = None, progress: bool | None = False, record: bool | None = None) -> dict[str, Any]:
+        """Every node's output for `X`, by id; of a loop or branch, what it gave."""
+        plan = self._ready("run", settings := Settings(seed=seed))
+        with self._running("run", plan, seed, progress, self._is_recorded(record)) as run:
+            return self._run_walk(plan, run, settings, X, "forward", tuple(n.id for n in plan.nodes))
+
+    async def aforward(self, X: Any, *, seed: int | None = None, record: bool | None = None) -> Any:
+        """`forward` as a coroutine; several may run at once. Cancelling it cancels what runs."""
+        plan = self._ready("forward", settings := Settings(seed=seed))
+        leaves = plan.leaves
+        with self._running("forward", plan, seed, False, self._is_recorded(record)) as run:
+            execution = self._execution(plan, run, settings)
+            walk = self._begin(plan, execution, X, "forward", leaves)
+            await wait_async(execution, execution.drive(walk))
+            outputs = self._outputs(plan, run, execution, walk)
+        return outputs[leaves[0]] if len(leaves) == 1 else outputs
+
+    # -- states ----------------------------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """What each node has learnt, by id. Stateless nodes are left out."""
-        plan, handles = self._ready()
-        return runner.gather(plan, {id: handles[id].get_state.remote() for id in plan.trainable})
+        """What each node that learns has learnt, by id, those inside loops and branches too; an arm that was never fitted is left out.
+
+        Raises:
+            NotFittedError: a node has learnt nothing yet.
+        """
+        self._ready("state", Settings())
+        return saving.states(self._processes)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Give every node that learns its state, as `state()` gave it. Missing and unknown ids are a GraphError."""
-        plan, handles = self._ready()
-        wanted, given = set(plan.trainable), set(state)
-        if wanted != given:
-            said = [f"no state for {', '.join(map(repr, sorted(wanted - given)))}"] if wanted - given else []
-            said += [f"state for {', '.join(map(repr, sorted(given - wanted)))}, which no node learns"] if given - wanted else []
-            raise GraphError("load_state: " + "; ".join(said))
-        runner.gather(plan, {id: handles[id].set_state.remote(state[id]) for id in plan.trainable})
+        self._ready("load_state", Settings())
+        saving.load_states(self._processes, state, self._cache)
+
+    def save(self, path: str | PathLike[str], *, allow_pickle: bool = False) -> Path:
+        """Write what was learnt to a safetensors file, whole or not at all.
+
+        Args:
+            path: the file.
+            allow_pickle: what is neither array, tensor, number, text nor a dict, list or tuple of such (a tree of scikit-learn's, say)
+                is pickled into the file; without it, that is an error which names the part.
+        """
+        return saving.save(self.state(), Path(path), allow_pickle=allow_pickle)
+
+    def load(self, path: str | PathLike[str], *, allow_pickle: bool = False) -> None:
+        """Read what `save` wrote into this graph. Executes no code, unless `allow_pickle` says that the file is trusted."""
+        self.load_state(saving.load(Path(path), allow_pickle=allow_pickle))
+
+    # -- what it did -----------------------------------------------------------------------------------------------------------
+
+    def explain(self) -> Explanation:
+        """Where each node runs and why; and of the last run, for each node: a cache hit, or why not, and its time."""
+        return explained(self.compile(), self._made, self._last)
+
+    def losses(self) -> dict[str, float]:
+        """Of the last fit: the loss that training ended with, by the first node of each group that was trained."""
+        return dict(self._last.losses) if self._last is not None else {}
 
     def pids(self) -> dict[str, int]:
-        """The process of each node."""
-        plan, handles = self._ready()
-        pids: dict[str, int] = runner.gather(plan, {n.id: handles[n.id].pid.remote() for n in plan.nodes})
-        return pids
+        """The process of each filter, by id."""
+        self._ready("pids", Settings())
+        self._processes.start(self._processes.filters)
+        refs = {id: self._processes.handle(id).pid.remote() for id in self._processes.filters}
+        return dict(zip(refs, cluster.get(list(refs.values())), strict=True))
 
-    def close(self) -> None:
-        """End the graph's processes; what they learnt is gone with them. The next use starts new ones."""
-        handles, self._handles = self._handles, {}
-        with contextlib.suppress(ClusterError):  # a cluster that is gone took them along
-            for handle in handles.values():
-                if cluster.is_initialized():
-                    cluster.kill(handle)
+    def _like_this(self) -> Self:
+        made = type(self)(name=self.name, **self._options)
+        made._blueprint = self._blueprint.copy()
+        return made
 
-    def to_mermaid(self) -> str:
-        """A flowchart that GitHub and notebooks draw."""
-        return self.compile().to_mermaid()
+    def _repr_html_(self) -> str:
+        """The drawing that notebooks show; after a run, with times and cache hits."""
+        try:
+            return picture(self.compile(), self._last)
+        except GraphError as e:
+            import html
 
-    def _ready(self) -> tuple[Plan, dict[str, ActorHandle[FilterActor]]]:
-        """The plan, with an actor for each node."""
-        plan = self.compile()
-        if not plan.nodes:
-            raise GraphError("the graph has no nodes: soma.Graph(a >> b), or g.node(id, filter)")
-        for node in plan.nodes:
-            if node.id not in self._handles:
-                self._handles[node.id] = runner.start_actor(node.id, self._blueprint.nodes[node.id])
-        return plan, self._handles
-
-    def __len__(self) -> int:
-        return len(self._blueprint.nodes)
-
-    def __bool__(self) -> bool:
-        return True
+            return f"<pre>{html.escape(f'Graph({len(self)} nodes, cannot be compiled: {e})')}</pre>"
 
     def __enter__(self) -> Graph:
         return self
@@ -142,8 +195,3 @@ class Graph:
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        try:
-            return f"Graph({self.compile().formula()})"
-        except GraphError as e:
-            return f"Graph({len(self)} nodes, cannot be compiled: {e})"

@@ -1,33 +1,88 @@
-"""A progress bar on stderr while a graph runs. Silent, and without loading rich, where stderr is no terminal."""
+"""A progress bar on stderr, drawn from a run's events: nodes done, chunks, cache hits, time left. Silent, and without loading rich, where
+stderr is no terminal."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from typing import Any
 
-from soma.graph.runner import Observer
+from soma.events import (
+    EpochCompleted,
+    Event,
+    NodeCacheHit,
+    NodeCompleted,
+    NodeFailed,
+    NodeProgress,
+    NodeStarted,
+    RunCompleted,
+    RunFailed,
+)
+from soma.graph.plan import Plan
+from soma.runs.hub import Subscriber
 
 
-@contextmanager
-def progress_bar(title: str, total: int, shown: bool | None) -> Iterator[Observer | None]:
-    """An observer that draws nodes done, the nodes under way and the time; None if nothing is to be shown.
+def bar(title: str, plan: Plan, shown: bool | None, chunks: int | None = None) -> tuple[Subscriber, ...]:
+    """Who draws a run; nobody if nothing is to be shown. `shown=None` shows it in a terminal; True always; False never."""
+    return (Bar(title, len(list(plan.filters())), chunks),) if (sys.stderr.isatty() if shown is None else shown) else ()
 
-    `shown=None` shows it in a terminal; True always; False never.
-    """
-    if not (sys.stderr.isatty() if shown is None else shown):
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-               TextColumn("[dim]{task.fields[waiting]}", markup=True))
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, waiting="")
+class Bar:
+    """Subscribes to a run. Begins with its first event and ends with its last."""
 
-        def observe(done: str, pending: tuple[str, ...]) -> None:
-            waiting = ", ".join(pending[:3]) + (" …" if len(pending) > 3 else "")
-            bar.update(task, advance=1, total=bar.tasks[task].completed + 1 + len(pending), waiting=waiting)
+    def __init__(self, title: str, nodes: int, chunks: int | None) -> None:
+        self._title, self._nodes, self._chunks = title, nodes, chunks
+        self._bar: Any = None
+        self._done: set[str] = set()
+        self._running: dict[str, str] = {}
+        self._hits = self._last_chunk = 0
 
-        yield observe
+    def __call__(self, event: Event) -> None:
+        if self._bar is None:
+            self._start()
+        self._take(event)
+        if isinstance(event, (RunCompleted, RunFailed)):
+            self._show()
+            self._bar.stop()
+        else:
+            self._show()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case NodeStarted():
+                self._running[event.node] = ""
+            case NodeCompleted():
+                self._done.add(event.node)
+                self._running.pop(event.node, None)
+                if event.chunk is not None:
+                    self._last_chunk = max(self._last_chunk, event.chunk + 1)
+            case NodeFailed():
+                self._running.pop(event.node, None)
+            case NodeCacheHit():
+                self._hits += 1
+                self._done.add(event.node)
+            case NodeProgress():
+                share = f"{event.done / event.total:.0%}" if event.total else f"{event.done:g}"
+                self._running[event.node] = f" {share} {event.text}".rstrip()
+            case EpochCompleted():
+                self._running[event.node] = f" epoch {event.epoch + 1}/{event.epochs}, loss {event.loss:.3g}"
+
+    def _start(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        columns = (TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TimeRemainingColumn(compact=True), TextColumn("[dim]{task.fields[said]}", markup=True))
+        self._bar = Progress(*columns, console=Console(stderr=True))
+        self._task = self._bar.add_task(self._title, total=self._chunks or self._nodes, said="")
+        self._bar.start()
+
+    def _show(self) -> None:
+        from rich.markup import escape
+
+        said = [f"{self._hits} from the cache"] if self._hits else []
+        if self._last_chunk and self._chunks is None:
+            said.append(f"chunk {self._last_chunk}")
+        running = [f"{node}{more}" for node, more in list(self._running.items())[:3]]
+        said.append(", ".join(running) + (" …" if len(self._running) > 3 else ""))
+        done = self._last_chunk if self._chunks is not None else len(self._done)
+        self._bar.update(self._task, completed=done, said=escape("; ".join(s for s in said if s)))

@@ -1,0 +1,151 @@
+"""How a graph is run: its processes, its cache, its runs. The part of a `Graph` behind its verbs."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any, Self
+
+from soma.errors import CacheMissError, GraphError
+from soma.events import RunStarted
+from soma.filters import Identity, resolved
+from soma.graph.building import Building
+from soma.graph.chunks import Source
+from soma.graph.execution import Execution, Settings
+from soma.graph.explaining import LastRun
+from soma.graph.learning import Lesson
+from soma.graph.plan import Plan
+from soma.graph.processes import Processes
+from soma.graph.progress import bar
+from soma.graph.recall import Learning, Recall
+from soma.graph.stream import Stream
+from soma.graph.values import Value, got
+from soma.graph.waiting import wait_for
+from soma.graph.walk import Walk
+from soma.runs import Run, RunFolder
+from soma.runs.run import new_id
+from soma.store import Cache
+
+
+class Running(Building):
+    """See `Graph` for the options."""
+
+    def __init__(self, expression: Any, name: str | None, *, cache: str | Cache | None, cache_path: str | PathLike[str] | None,
+                 record: bool | None, wait: float) -> None:
+        super().__init__(expression, name)
+        self._options: Mapping[str, Any] = {"cache": cache, "cache_path": cache_path, "record": record, "wait": wait}
+        self._cache = Cache.of(cache, cache_path)
+        self._record, self._wait = record, wait
+        self._made: Processes | None = None
+        self._identities: dict[str, Identity] = {}
+        self._last: LastRun | None = None
+
+    def close(self) -> None:
+        """End the graph's processes; what they learnt is gone with them, unless a cache has it. The next use starts new ones."""
+        if self._made is not None:
+            self._made.close()
+
+    def _ready(self, what: str, settings: Settings) -> Plan:
+        plan, filters = self._compile()
+        if not plan.nodes:
+            raise GraphError("the graph has no nodes: soma.Graph(a >> b), or g.node(id, filter)")
+        if settings.epochs is not None and not any(map(plan.is_composite, plan.units)):
+            raise ValueError("epochs=: no node of this graph is trained in epochs; only differentiable ones are")
+        if self._made is None:
+            self._made = Processes(plan, {id: resolved(f, id) for id, f in filters.items()}, self._cache, self._wait)
+        return plan
+
+    @property
+    def _processes(self) -> Processes:
+        """Those of a graph that was made ready."""
+        assert self._made is not None
+        return self._made
+
+    def _changed(self) -> None:
+        super()._changed()
+        self.close()
+        self._made = None
+        self._identities.clear()
+
+    def _is_recorded(self, asked: bool | None) -> bool:
+        return bool(self._record) if asked is None else asked
+
+    def _running(self, what: str, plan: Plan, seed: int | None, progress: bool | None, recorded: bool) -> Run:
+        folder = RunFolder.create(new_id(what), what, seed=seed, params={"graph": self.name}) if recorded else None
+        if folder is not None:
+            folder.add_plan(plan.to_json())
+        run = Run(what, folder, bar(what, plan, progress))
+        run.emit(RunStarted, what=what, plan_summary=plan.formula()[:500], nodes=len(plan.nodes))
+        return run
+
+    def _execution(self, plan: Plan, run: Run, settings: Settings, *, cached: bool = True) -> Execution:
+        recall = None
+        if self._cache is not None and cached:
+            recall = Recall(self._cache, self._processes.filters, self._identities, settings.seed, run.id, run.emit)
+        return Execution(self._processes, run, self._cache, recall, settings)
+
+    def _run_walk(self, plan: Plan, run: Run, settings: Settings, X: Any, mode: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
+        missed: set[str] = set()
+        while True:
+            execution = self._execution(plan, run, settings)
+            try:
+                walk = self._begin(plan, execution, X, mode, wanted)
+                wait_for(execution, execution.drive(walk))
+                return self._outputs(plan, run, execution, walk)
+            except CacheMissError as e:  # an entry was there and is not: it was removed, so this time it is made
+                if str(e) in missed:
+                    raise
+                missed.add(str(e))
+            finally:
+                self._remember(plan, run, execution)
+
+    def _begin(self, plan: Plan, execution: Execution, X: Any, mode: Any, wanted: tuple[str, ...]) -> Walk:
+        x, y = Value(X), execution.settings.y
+        if mode == "fit":
+            if execution.recall is not None:
+                execution.recall.learning = _learning(execution)
+            if len(plan.learners) > 1:
+                y.share()
+        if sum(not n.inputs for n in plan.nodes) > 1:
+            x.share()
+        walk = Walk(plan, mode, wanted)
+        execution.begin(walk, x)
+        return walk
+
+    def _outputs(self, plan: Plan, run: Run, execution: Execution, walk: Walk) -> dict[str, Any]:
+        for remark in walk.remarks:
+            warnings.warn(remark, RuntimeWarning, stacklevel=4)
+        return {id: got(named, self._cache) for id, named in (walk.outputs or {}).items()}
+
+    def _remember(self, plan: Plan, run: Run, execution: Execution) -> None:
+        self._last = LastRun(run.what, run.id, plan, dict(execution.milliseconds), dict(execution.losses),
+                             list(execution.recall.whys) if execution.recall is not None else [], execution.failed_node)
+        if run.folder is not None and self._processes.schedule:
+            run.folder.add_schedule(self._processes.schedule)
+
+    def _stream(self, source: Source, seed: int | None, progress: bool | None, record: bool | None) -> Stream:
+        plan = self._ready("stream", settings := Settings(seed=seed))
+        run = self._running("stream", plan, seed, progress, record is not False and self._record is not False)
+        return Stream(plan, self._processes, run, self._cache, self._execution(plan, run, settings, cached=False), source)
+
+    def _fit_stream(self, source: Source, settings: Settings, progress: bool | None, record: bool | None) -> Self:
+        plan = self._ready("fit", settings)
+        with self._running("fit", plan, settings.seed, progress, record is not False and self._record is not False) as run:
+            execution = self._execution(plan, run, settings, cached=False)
+            try:
+                Lesson(plan, self._processes, execution, source, settings).run()
+            finally:
+                self._remember(plan, run, execution)
+        return self
+
+
+def _learning(execution: Execution) -> Learning:
+    """What the states of a fit depend on, besides inputs and seed."""
+    s, recall = execution.settings, execution.recall
+    assert recall is not None
+    if s.y.raw is not None:
+        recall.digest_raw(s.y, "the targets")
+    told = {"batch size": s.batch_size, "epochs": s.epochs, "shuffle": s.shuffle}
+    return Learning(s.y.digest, {name: str(value) for name, value in told.items() if value is not None})
+
