@@ -29,8 +29,8 @@ from soma.filters.rows import rows_of as rows_of
 from soma.filters.rows import take as take
 from soma.filters.schema import Schema as Schema
 from soma.filters.schema import cannot_meet as cannot_meet
-from soma.filters.search import Search as Search
-from soma.filters.search import search as search
+from soma.filters.searching import Search as Search
+from soma.filters.searching import search as search
 from soma.filters.seeds import derived as derived
 from soma.filters.summary import summary_of as summary_of
 from soma.filters.tasks import Keeping as Keeping

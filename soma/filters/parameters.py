@@ -6,12 +6,12 @@ import copy
 import functools
 import inspect
 import re
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
 from soma.errors import GraphError
 from soma.filters.options import title_of
-from soma.filters.search import Search
+from soma.filters.searching import Search
 
 
 def parameters_of(filter: Any) -> dict[str, Any]:
@@ -21,7 +21,7 @@ def parameters_of(filter: Any) -> dict[str, Any]:
         found: dict[str, Any] = own()
         return found
     held: dict[str, Any] = {**_slots(filter), **getattr(filter, "__dict__", {})}
-    names = named(type(filter))
+    names = named(filter)
     return {n: held[n] for n in names} if names is not None and all(n in held for n in names) else dict(sorted(held.items()))
 
 
@@ -31,11 +31,16 @@ def _slots(filter: Any) -> dict[str, Any]:
     return {n: getattr(filter, n) for n in names if n not in ("__dict__", "__weakref__") and hasattr(filter, n)}
 
 
+def named(filter: Any) -> tuple[str, ...] | None:
+    """The names of its constructor's arguments; None where they cannot be told (`*args`, `**kwargs`, no signature)."""
+    cls: type = type(filter)
+    return _signature_of(cls)
+
+
 @functools.lru_cache(maxsize=1024)
-def named(cls: Hashable) -> tuple[str, ...] | None:
-    """The names of a constructor's arguments; None where they cannot be told (`*args`, `**kwargs`, no signature)."""
+def _signature_of(cls: type) -> tuple[str, ...] | None:
     try:
-        parameters = inspect.signature(cast(Callable[..., Any], cls)).parameters.values()
+        parameters = inspect.signature(cls).parameters.values()
     except (ValueError, TypeError):
         return None
     fixed = all(p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
@@ -59,7 +64,7 @@ def with_parameters(filter: Any, changes: Mapping[str, Any]) -> Any:
         raise GraphError(f"{title_of(filter)} has no parameter {', '.join(map(repr, unknown))}; it has {', '.join(known) or 'none'}")
     if own is not None:
         return own(changes)
-    if named(type(filter)) is not None:
+    if named(filter) is not None:
         return type(filter)(**{**known, **changes})
     made = copy.copy(filter)
     for name, value in changes.items():
@@ -88,7 +93,7 @@ def label_of(filter: Any) -> str:
     if any("__repr__" in vars(c) for c in type(filter).__mro__[:-1]):
         text = repr(filter)
     else:
-        names = named(type(filter)) or ()
+        names = named(filter) or ()
         held = getattr(filter, "__dict__", {})
         text = f"{title_of(filter)}({', '.join(f'{n}={_brief(held[n])}' for n in names if n in held)})"
     text = re.sub(r"\s+", " ", text)

@@ -17,8 +17,8 @@ from soma.actors.refs import ObjectRef
 from soma.errors import GraphError
 from soma.filters import mismatch
 from soma.graph import saving
+from soma.graph.calls import Settings
 from soma.graph.chunks import Source
-from soma.graph.execution import Settings
 from soma.graph.explaining import Explanation, explained, picture
 from soma.graph.running import Running
 from soma.graph.values import Value

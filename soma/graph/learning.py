@@ -14,8 +14,9 @@ from soma.actors.refs import ObjectRef
 from soma.errors import GraphError
 from soma.events import NodeCompleted, NodeFailed, NodeStarted
 from soma.filters import Report, Task, derived
+from soma.graph.calls import Settings
 from soma.graph.chunks import Source
-from soma.graph.execution import Execution, Settings
+from soma.graph.execution import Execution
 from soma.graph.plan import Plan
 from soma.graph.processes import Handle, Held, Processes
 from soma.graph.program import taken
@@ -74,7 +75,7 @@ class Lesson:
     def _learn(self, given: dict[str, tuple[tuple[str, Value], ...]], y: Any, chunk: int, epoch: int) -> None:
         """All learners of this pass, side by side, on one chunk."""
         sent: list[tuple[str, Handle, ObjectRef[Any]]] = []
-        run, seed = self._execution.run, self._settings.seed
+        run, seed = self._execution.calls.run, self._settings.seed
         targets = cluster.put(y) if y is not None and len(given) > 1 else y
         for first, parts in given.items():
             named = input_of(parts, named=self._plan.is_composite(first))
@@ -88,7 +89,7 @@ class Lesson:
             self._learnt(first, handle, ref, chunk)
 
     def _learnt(self, first: str, handle: Handle, ref: ObjectRef[Any], chunk: int) -> None:
-        run = self._execution.run
+        run = self._execution.calls.run
         try:
             report = Report(*cluster.get(ref))
         except Exception as e:
@@ -97,7 +98,7 @@ class Lesson:
             e.add_note(f"in node {first!r}, chunk {chunk}, attempt 1: {self._plan.node(first).label}")
             raise
         self._processes.learnt(first, Held(inside=handle.actor_id))
-        self._execution.count(first, report)
+        self._execution.calls.count(first, report)
         run.emit(NodeCompleted, node=first, duration_ms=report.ms, chunk=chunk)
 
 

@@ -11,8 +11,9 @@ from soma.errors import CacheMissError, GraphError
 from soma.events import RunStarted
 from soma.filters import Identity, resolved
 from soma.graph.building import Building
+from soma.graph.calls import Calls, Settings
 from soma.graph.chunks import Source
-from soma.graph.execution import Execution, Settings
+from soma.graph.execution import Execution
 from soma.graph.explaining import LastRun
 from soma.graph.learning import Lesson
 from soma.graph.plan import Plan
@@ -83,7 +84,7 @@ class Running(Building):
         recall = None
         if self._cache is not None and cached:
             recall = Recall(self._cache, self._processes.filters, self._identities, settings.seed, run.id, run.emit)
-        return Execution(self._processes, run, self._cache, recall, settings)
+        return Execution(Calls(self._processes, run, self._cache, recall, settings))
 
     def _run_walk(self, plan: Plan, run: Run, settings: Settings, X: Any, mode: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
         missed: set[str] = set()
@@ -101,10 +102,10 @@ class Running(Building):
                 self._remember(plan, run, execution)
 
     def _begin(self, plan: Plan, execution: Execution, X: Any, mode: Any, wanted: tuple[str, ...]) -> Walk:
-        x, y = Value(X), execution.settings.y
+        x, y = Value(X), execution.calls.settings.y
         if mode == "fit":
-            if execution.recall is not None:
-                execution.recall.learning = _learning(execution)
+            if execution.calls.recall is not None:
+                execution.calls.recall.learning = _learning(execution)
             if len(plan.learners) > 1:
                 y.share()
         if sum(not n.inputs for n in plan.nodes) > 1:
@@ -119,8 +120,8 @@ class Running(Building):
         return {id: got(named, self._cache) for id, named in (walk.outputs or {}).items()}
 
     def _remember(self, plan: Plan, run: Run, execution: Execution) -> None:
-        self._last = LastRun(run.what, run.id, plan, dict(execution.milliseconds), dict(execution.losses),
-                             list(execution.recall.whys) if execution.recall is not None else [], execution.failed_node)
+        self._last = LastRun(run.what, run.id, plan, dict(execution.calls.milliseconds), dict(execution.calls.losses),
+                             list(execution.calls.recall.whys) if execution.calls.recall is not None else [], execution.failed_node)
         if run.folder is not None and self._processes.schedule:
             run.folder.add_schedule(self._processes.schedule)
 
@@ -142,7 +143,7 @@ class Running(Building):
 
 def _learning(execution: Execution) -> Learning:
     """What the states of a fit depend on, besides inputs and seed."""
-    s, recall = execution.settings, execution.recall
+    s, recall = execution.calls.settings, execution.calls.recall
     assert recall is not None
     if s.y.raw is not None:
         recall.digest_raw(s.y, "the targets")

@@ -72,7 +72,7 @@ class Stream:
         feeding = {id: tuple(i for i in plan.node(id).inputs if i not in whole) for id in whole}
         wanted = tuple(dict.fromkeys([*chunked, *(i for inputs in feeding.values() for i in inputs)]))
         entering = [id for id in whole if not plan.node(id).inputs]
-        execution.methods = {n.id: "evolve" for n in plan.nodes if n.stream == "evolving" and n.id not in whole}
+        execution.calls.methods = {n.id: "evolve" for n in plan.nodes if n.stream == "evolving" and n.id not in whole}
         try:
             with self._run:
                 for outputs, x in self._chunks(wanted):
@@ -132,8 +132,8 @@ class Stream:
         """Run what waited for all chunks, and what is behind it."""
         plan = _tail(self._plan, whole)
         collecting = {plan.group(id)[0] for id in whole if feeding[id] or not self._plan.node(id).inputs}
-        self._execution.methods = dict.fromkeys(collecting, "forward_all")
-        self._execution.collected = {first: self._names(first) for first in collecting}
+        self._execution.calls.methods = dict.fromkeys(collecting, "forward_all")
+        self._execution.calls.collected = {first: self._names(first) for first in collecting}
         walk = Walk(plan, "forward", plan.leaves)
         self._execution.begin(walk, Value(None))
         wait_for(self._execution, self._execution.drive(walk))

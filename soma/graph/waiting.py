@@ -7,7 +7,8 @@ from typing import Any
 
 from soma import cluster
 from soma.actors.refs import ObjectRef
-from soma.graph.execution import Drive, Execution, Refs
+from soma.graph.calls import Refs
+from soma.graph.execution import Drive, Execution
 
 
 def wait_for(execution: Execution, drive: Drive) -> None:
