@@ -52,6 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ[MARK] = secrets.token_hex(8)
     private = tempfile.mkdtemp(prefix="st-", dir="/tmp")  # short: the path of a socket has 108 bytes at most
     os.environ["XDG_RUNTIME_DIR"] = private
+    os.environ["SOMA_RUNS"] = os.path.join(private, "runs")
+    os.environ["SOMA_CACHE"] = os.path.join(private, "cache")
     config.add_cleanup(lambda: shutil.rmtree(private))
 
 

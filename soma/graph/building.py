@@ -49,7 +49,7 @@ class Building(Wired):
                 {"done": True} end the loop. None runs `max_iterations` passes.
             max_iterations: the most passes. A warning says when they did not suffice.
 
-        A node in the body that learns does so in the first pass of a fit; the other passes apply it.
+        A node in the body that learns does so the first time that a fit reaches it; later passes apply it.
         """
         return self.node(id, loop(body, until, max_iterations=max_iterations))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from soma.graph.drawing import Box, svg
 from soma.graph.plan import Plan, PlanNode
@@ -88,8 +87,8 @@ def _said(last: LastRun | None, node: str, what: str) -> str:
 
 
 def picture(plan: Plan, last: LastRun | None) -> str:
-    """The DAG as SVG; with a last run, its times, cache hits and failure."""
-    return svg(_boxes(plan, last))
+    """The DAG as SVG in HTML; with a last run, its times, cache hits and failure."""
+    return f'<div style="overflow-x:auto">{svg(_boxes(plan, last), title=plan.formula()[:100])}</div>'
 
 
 def _boxes(plan: Plan, last: LastRun | None) -> tuple[Box, ...]:
@@ -97,7 +96,7 @@ def _boxes(plan: Plan, last: LastRun | None) -> tuple[Box, ...]:
 
 
 def _box(plan: Plan, node: PlanNode, last: LastRun | None) -> Box:
-    group: Any = plan.group(node.id)
+    group = plan.group(node.id)
     ms = last.milliseconds.get(node.id) if last is not None else None
     mark = "" if last is None else "failed" if last.failed == node.id else last.hit(node.id)
     inner: tuple[tuple[str, tuple[Box, ...]], ...] = ()
@@ -107,7 +106,8 @@ def _box(plan: Plan, node: PlanNode, last: LastRun | None) -> Box:
     elif isinstance(node.inner, Branch):
         inner = (("condition", _boxes(node.inner.condition, last)), *((f"when {k!r}", _boxes(p, last)) for k, p in node.inner.arms))
     time = "" if ms is None else _time(ms)
-    return Box(node.id, node.label, node.kind, node.inputs, group[0] if len(group) > 1 else None, time, mark, inner)
+    title = f"one process, one autograd graph ({group[0]})" if len(group) > 1 else None
+    return Box(node.id, node.label, node.kind, node.inputs, title, time, mark, inner)
 
 
 def _time(ms: float) -> str:

@@ -20,6 +20,7 @@ from soma.graph import saving
 from soma.graph.calls import Settings
 from soma.graph.chunks import Source
 from soma.graph.explaining import Explanation, explained, picture
+from soma.graph.program import calls_in
 from soma.graph.running import Running
 from soma.graph.values import Value
 from soma.graph.waiting import wait_async
@@ -81,7 +82,8 @@ class Graph(Running):
         if problem:
             raise ValueError(f"fit: X and y do not belong together: {problem}")
         plan = self._ready("fit", settings)
-        with self._running("fit", plan, seed, progress, record is not False and self._record is not False) as run:
+        nodes = calls_in(plan, "fit", ())
+        with self._running("fit", plan, nodes, seed, progress=progress, recorded=self._is_kept(record)) as run:
             self._run_walk(plan, run, settings, X, "fit", ())
         return self
 
@@ -103,7 +105,8 @@ class Graph(Running):
             raise ValueError("chunk_size goes with stream=True")
         plan = self._ready("forward", settings := Settings(seed=seed))
         leaves = plan.leaves
-        with self._running("forward", plan, seed, progress, self._is_recorded(record)) as run:
+        nodes = calls_in(plan, "forward", leaves)
+        with self._running("forward", plan, nodes, seed, progress=progress, recorded=self._is_recorded(record)) as run:
             outputs = self._run_walk(plan, run, settings, X, "forward", leaves)
         return outputs[leaves[0]] if len(leaves) == 1 else outputs
 
@@ -114,14 +117,17 @@ class Graph(Running):
     def run(self, X: Any, *, seed: int | None = None, progress: bool | None = False, record: bool | None = None) -> dict[str, Any]:
         """Every node's output for `X`, by id; of a loop or branch, what it gave."""
         plan = self._ready("run", settings := Settings(seed=seed))
-        with self._running("run", plan, seed, progress, self._is_recorded(record)) as run:
-            return self._run_walk(plan, run, settings, X, "forward", tuple(n.id for n in plan.nodes))
+        wanted = tuple(n.id for n in plan.nodes)
+        nodes = calls_in(plan, "forward", wanted)
+        with self._running("run", plan, nodes, seed, progress=progress, recorded=self._is_recorded(record)) as run:
+            return self._run_walk(plan, run, settings, X, "forward", wanted)
 
     async def aforward(self, X: Any, *, seed: int | None = None, record: bool | None = None) -> Any:
         """`forward` as a coroutine; several may run at once. Cancelling it cancels what runs."""
         plan = self._ready("forward", settings := Settings(seed=seed))
         leaves = plan.leaves
-        with self._running("forward", plan, seed, False, self._is_recorded(record)) as run:
+        nodes = calls_in(plan, "forward", leaves)
+        with self._running("forward", plan, nodes, seed, progress=False, recorded=self._is_recorded(record)) as run:
             execution = self._execution(plan, run, settings)
             walk = self._begin(plan, execution, X, "forward", leaves)
             await wait_async(execution, execution.drive(walk))

@@ -2,7 +2,7 @@
 
 Whole graphs among the members are replaced by their nodes, called `graph/node`. Loops and branches may name nodes of the graph they stand
 in (`g.loop("again", body="step", until="stop")`): those move inside. What an expression inside a loop or branch is made of is called
-`loop/node`. Pure; every problem is collected, each naming its nodes.
+`loop/node`, `loop/until/node`, `branch/condition/node` or `branch/label/node`. Pure; every problem is collected, each naming its nodes.
 """
 
 from __future__ import annotations
@@ -74,7 +74,6 @@ class _Lowering:
         self._b, self._prefix = blueprint, prefix
         self.problems: list[str] = []
         self._owner: dict[str, str] = {}
-        self._open: list[str] = []
 
     def result(self) -> Lowered:
         self._claim()
@@ -100,6 +99,13 @@ class _Lowering:
                     self.problems.append(f"{_what(member)} {id!r} names itself")
                 elif self._owner.setdefault(name, id) != id:
                     self.problems.append(f"node {name!r} cannot be inside both {self._owner[name]!r} and {id!r}")
+
+        for id in self._b.nodes:
+            chain = [id]
+            while (owner := self._owner.get(chain[-1])) is not None and owner not in chain:
+                chain.append(owner)
+            if owner == id:
+                self.problems.append(f"{' is inside '.join(map(repr, [*chain, id]))}, which cannot be")
 
     def _in_body(self, member: Any, name: str) -> bool:
         """Whether it names a node of an expression inside it: the signal of a loop may be made in its body."""
@@ -141,20 +147,13 @@ class _Lowering:
     def _lowered(self, id: str, member: Any) -> Any:
         if not isinstance(member, (Loop, Branch)):
             return member
-        if id in self._open:
-            self.problems.append(f"{' is inside '.join(map(repr, [*self._open[self._open.index(id):], id]))}")
-            return LoweredBranch(Lowered(), {})
-        self._open.append(id)
-        try:
-            return self._loop(id, member) if isinstance(member, Loop) else self._branch(id, member)
-        finally:
-            self._open.pop()
+        return self._loop(id, member) if isinstance(member, Loop) else self._branch(id, member)
 
-    def _inside(self, id: str, thing: Any) -> Lowered:
+    def _inside(self, id: str, thing: Any, called: str = "") -> Lowered:
         """Named nodes of this blueprint, or a part of its own."""
         if isinstance(thing, tuple):
             return self._some([name for name in thing if name in self._b.nodes and self._owner.get(name) == id])
-        return self._part(blueprint_of(thing), f"{self._prefix}{id}/")
+        return self._part(blueprint_of(thing), f"{self._prefix}{id}/{called}")
 
     def _part(self, blueprint: Blueprint, prefix: str) -> Lowered:
         work = _Lowering(blueprint, prefix)
@@ -169,7 +168,7 @@ class _Lowering:
         if not carry and not self.problems:
             self.problems.append(f"loop {id!r} has no body but its signal")
         if loop.until is not None and until is None:
-            signal = self._inside(id, loop.until)
+            signal = self._inside(id, loop.until, "until/")
             if len(signal.leaves) != 1:
                 self.problems.append(f"loop {id!r}: its signal must come from one node, and {len(signal.leaves)} give something")
                 return LoweredLoop(body, carry, None, loop.max_iterations)
@@ -187,13 +186,10 @@ class _Lowering:
         return next((n for n in (*until, *(f"{self._prefix}{id}/{u}" for u in until)) if n in body.nodes), None)
 
     def _branch(self, id: str, branch: Branch) -> LoweredBranch:
-        condition = self._inside(id, branch.condition)
+        condition = self._inside(id, branch.condition, "condition/")
         if len(condition.leaves) != 1 and not self.problems:
             self.problems.append(f"branch {id!r}: its label must come from one node, and {len(condition.leaves)} give something")
-        several = len(branch.arms) > 1
-        arms = {label: self._inside(id, arm) if isinstance(arm, tuple) else
-                self._part(blueprint_of(arm), f"{self._prefix}{id}/{label}/" if several else f"{self._prefix}{id}/")
-                for label, arm in branch.arms.items()}
+        arms = {label: self._inside(id, arm, f"{label}/") for label, arm in branch.arms.items()}
         return LoweredBranch(condition, arms)
 
 

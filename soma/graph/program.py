@@ -64,6 +64,12 @@ def _program(plan: Plan, mode: Mode, wanted: tuple[str, ...]) -> Program:
     return Program(ops, used, inputs, waits, {k: tuple(v) for k, v in followers.items()})
 
 
+def calls_in(plan: Plan, mode: Mode, wanted: tuple[str, ...]) -> int:
+    """How many units will run, those inside loops and branches counted once each: what a progress bar goes up to."""
+    units = program_for(plan, mode, wanted).ops
+    return sum(sum(calls_in(p, "forward", p.leaves) for p in plan.node(first).parts) or 1 for first in units)
+
+
 def taken(plan: Plan, members: Iterable[str]) -> tuple[str, ...]:
     """What these nodes take from outside of them, each once, in the order in which it is used."""
     inside = set(members)

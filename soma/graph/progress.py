@@ -16,27 +16,29 @@ from soma.events import (
     NodeStarted,
     RunCompleted,
     RunFailed,
+    RunStarted,
 )
-from soma.graph.plan import Plan
 from soma.runs.hub import Subscriber
 
 
-def bar(title: str, plan: Plan, shown: bool | None, chunks: int | None = None) -> tuple[Subscriber, ...]:
+def bar(title: str, shown: bool | None, chunks: int | None = None) -> tuple[Subscriber, ...]:
     """Who draws a run; nobody if nothing is to be shown. `shown=None` shows it in a terminal; True always; False never."""
-    return (Bar(title, len(list(plan.filters())), chunks),) if (sys.stderr.isatty() if shown is None else shown) else ()
+    return (Bar(title, chunks),) if (sys.stderr.isatty() if shown is None else shown) else ()
 
 
 class Bar:
     """Subscribes to a run. Begins with its first event and ends with its last."""
 
-    def __init__(self, title: str, nodes: int, chunks: int | None) -> None:
-        self._title, self._nodes, self._chunks = title, nodes, chunks
+    def __init__(self, title: str, chunks: int | None) -> None:
+        self._title, self._chunks, self._nodes = title, chunks, 0
         self._bar: Any = None
         self._done: set[str] = set()
         self._running: dict[str, str] = {}
         self._hits = self._last_chunk = 0
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._nodes = event.nodes
         if self._bar is None:
             self._start()
         self._take(event)

@@ -70,14 +70,21 @@ class Running(Building):
         self._identities.clear()
 
     def _is_recorded(self, asked: bool | None) -> bool:
+        """Whether a run is recorded that is not unless somebody says so."""
         return bool(self._record) if asked is None else asked
 
-    def _running(self, what: str, plan: Plan, seed: int | None, progress: bool | None, recorded: bool) -> Run:
+    def _is_kept(self, asked: bool | None) -> bool:
+        """The same for one that is recorded unless somebody says that it is not."""
+        return self._record is not False if asked is None else asked
+
+    def _running(self, what: str, plan: Plan, nodes: int, seed: int | None, *, progress: bool | None, recorded: bool,
+                 chunks: int | None = None) -> Run:
+        """A run that has begun; it ends with its `with`. `nodes` is how many will run."""
         folder = RunFolder.create(new_id(what), what, seed=seed, params={"graph": self.name}) if recorded else None
         if folder is not None:
             folder.add_plan(plan.to_json())
-        run = Run(what, folder, bar(what, plan, progress))
-        run.emit(RunStarted, what=what, plan_summary=plan.formula()[:500], nodes=len(plan.nodes))
+        run = Run(what, folder, bar(what, progress, chunks))
+        run.emit(RunStarted, what=what, plan_summary=plan.formula()[:500], nodes=nodes)
         return run
 
     def _execution(self, plan: Plan, run: Run, settings: Settings, *, cached: bool = True) -> Execution:
@@ -127,12 +134,12 @@ class Running(Building):
 
     def _stream(self, source: Source, seed: int | None, progress: bool | None, record: bool | None) -> Stream:
         plan = self._ready("stream", settings := Settings(seed=seed))
-        run = self._running("stream", plan, seed, progress, record is not False and self._record is not False)
+        run = self._running("stream", plan, len(plan.units), seed, progress=progress, recorded=self._is_kept(record), chunks=source.total)
         return Stream(plan, self._processes, run, self._cache, self._execution(plan, run, settings, cached=False), source)
 
     def _fit_stream(self, source: Source, settings: Settings, progress: bool | None, record: bool | None) -> Self:
         plan = self._ready("fit", settings)
-        with self._running("fit", plan, settings.seed, progress, record is not False and self._record is not False) as run:
+        with self._running("fit", plan, len(plan.learners), settings.seed, progress=progress, recorded=self._is_kept(record)) as run:
             execution = self._execution(plan, run, settings, cached=False)
             try:
                 Lesson(plan, self._processes, execution, source, settings).run()

@@ -17,7 +17,7 @@ def tree(plan: Plan) -> str:
     lines = list(_lines(plan, ""))
     width = min(max((len(left) for left, _ in lines), default=0), 60)
     many = sum(1 for _ in plan.filters())
-    return "\n".join([f"Plan of {many} filter{'s' * (many != 1)}",
+    return "\n".join([f"Plan of {many} node{'s' * (many != 1)}",
                       *(f"{left:<{width}}  {right}" if right else left for left, right in lines),
                       *(f"note: {said}" for said in plan.diagnostics)])
 

@@ -7,8 +7,8 @@
     walk.failed(key)                        # what depends on it never starts; everything else goes on
 
 Values are opaque: whatever the caller uses to name them. A node starts when its own inputs are done, whatever else runs. In "fit" only
-what learns, and what is needed for that, is run: a node inside a loop learns in the first pass, and is only applied in the others, so
-that what comes behind the loop learns from what it will get later. A branch takes one arm, in "fit" too.
+what learns, and what is needed for that, is run. A node inside a loop learns the first time that it is reached, and is only applied in
+later passes, so that what comes behind the loop learns from what it will get later. A branch takes one arm, in "fit" too.
 """
 
 from __future__ import annotations
@@ -77,6 +77,8 @@ class Walk:
         self._plan, self._mode, self._wanted = plan, mode, tuple(wanted)
         self._keys = 0
         self._open: dict[int, Callable[[Any], None]] = {}
+        self.learnt: set[str] = set()
+        """Units that learn once in this walk, and did."""
         self._new: list[Todo] = []
         self.outputs: Outputs | None = None
         """What was wanted; None until all of it is there."""
@@ -100,8 +102,8 @@ class Walk:
         return self._taken()
 
     def failed(self, key: int) -> None:
-        """A call or a look failed."""
-        del self._open[key]
+        """A call or a look failed, or what came of it could not be used."""
+        self._open.pop(key, None)
 
     @property
     def idle(self) -> bool:
@@ -157,7 +159,17 @@ class _Frame:
         elif isinstance(node.inner, Branch):
             _BranchRun(self, node.inner, op, self._input(node), finish).begin()
         else:
-            self.walk.call(self, first, op, self._program.used[first], finish)
+            self._call(first, op, self._program.used[first], finish)
+
+    def _call(self, first: str, op: Op, wanted: tuple[str, ...], then: Callable[[Any], None]) -> None:
+        if op != "forward" and first in self.walk.learnt:
+            op = "forward"
+            if not wanted:
+                then({})
+                return
+        if op != "forward":
+            self.walk.learnt.add(first)
+        self.walk.call(self, first, op, wanted, then)
 
     def _finished(self, first: str, outputs: Mapping[str, Any]) -> None:
         self._values.update(outputs)
@@ -182,12 +194,12 @@ class _LoopRun:
 
     def begin(self) -> None:
         loop, frame = self._loop, self._frame
-        first: Mode = "fit" if self._op != "forward" and self._done == 0 else "forward"
-        if self._op == "fit":
+        if self._op == "fit" and not _learns_in_arms(loop.body):  # the first pass has taught all there is to teach
             _Frame(frame.walk, loop.body, "fit", (), self._x, 0, lambda _: self._then({})).begin()
             return
+        mode: Mode = "fit" if self._op != "forward" else "forward"
         wanted = loop.carry if loop.until is None or loop.until in loop.carry else (*loop.carry, loop.until)
-        _Frame(frame.walk, loop.body, first, wanted, self._x, self._done, self._passed).begin()
+        _Frame(frame.walk, loop.body, mode, wanted, self._x, self._done, self._passed).begin()
 
     def _passed(self, outputs: Outputs) -> None:
         loop = self._loop
@@ -208,10 +220,15 @@ class _LoopRun:
 
     def _decided(self, carry: Any, over: bool) -> None:
         if over:
-            self._then({self._loop.node: carry})
+            self._then({self._loop.node: carry} if self._op != "fit" else {})
         else:
             self._x = carry
             self.begin()
+
+
+def _learns_in_arms(body: Plan) -> bool:
+    """Whether later passes may reach a node that learns and that the first did not."""
+    return any(isinstance(n.inner, Branch) and n.learns for p in body.plans() for n in p.nodes)
 
 
 class _BranchRun:

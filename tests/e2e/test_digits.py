@@ -97,7 +97,7 @@ def test_a_filter_whose_process_dies_is_named(shared_cluster: Any, when: str) ->
     with soma.Graph(Center() >> Die(when) >> Center()) as g, pytest.raises(ActorDiedError) as caught:
         g.fit(np.ones((2, 2)))
     assert caught.value.signal == "SIGKILL"
-    assert f"in node 'die': Die(when='{when}')" in caught.value.__notes__
+    assert f"in node 'die', attempt 1: Die(when='{when}')" in caught.value.__notes__
 
 
 def test_the_users_own_error_keeps_its_remote_traceback(shared_cluster: Any) -> None:
@@ -107,7 +107,7 @@ def test_the_users_own_error_keeps_its_remote_traceback(shared_cluster: Any) -> 
     with soma.Graph(Pid() >> soma.filter(broken) >> Pid()) as g, pytest.raises(KeyError, match="no such column") as caught:
         g.forward(0)
     assert "in broken" in str(caught.value.__cause__)
-    assert "in node 'broken': broken()" in caught.value.__notes__
+    assert "in node 'broken', attempt 1: broken()" in caught.value.__notes__
 
 
 def test_resources_of_a_filter_are_reserved(shared_cluster: Any) -> None:

@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import soma
-from soma.filters import NotFittedError
-from soma.graph import GraphError
+from soma.errors import GraphError, NotFittedError
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -189,14 +188,14 @@ class TestErrors:
         with soma.Graph(a >> (b | c) >> d) as g, pytest.raises(KeyError, match="no such column") as caught:
             g.forward(1)
         text = "".join(traceback.format_exception(caught.value))
-        assert text.count("in node 'broken': broken()") == 1
+        assert text.count("in node 'broken', attempt 1: broken()") == 1
         assert "in broken" in text and 'raise KeyError("no such column")' in text
 
     def test_in_fit_too(self) -> None:
         with soma.Graph(Center() >> Nearest()) as g:
             with pytest.raises(ValueError, match="learns from targets") as caught:
                 g.fit(np.ones((2, 2)))
-            assert "in node 'nearest': Nearest()" in caught.value.__notes__
+            assert "in node 'nearest', attempt 1: Nearest()" in caught.value.__notes__
 
     def test_a_fit_that_returns_nothing(self) -> None:
         @soma.filter

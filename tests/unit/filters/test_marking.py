@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import soma
-from soma.filters import Chain, FilterActor, Fork, NotFittedError, kind_of, label_of, options_of
+from soma.filters import Chain, Fork, kind_of, label_of, options_of
 
 
 @soma.filter
@@ -222,36 +222,3 @@ class TestEstimators:
             soma.filter(StandardScaler, method="predict")()
         with pytest.raises(TypeError, match="with_men"):
             soma.filter(StandardScaler)(with_men=False)
-
-
-class TestTheActorItself:
-    def test_it_keeps_the_state_and_names_the_inputs(self) -> None:
-        actor = FilterActor(Center(), "center")
-        assert actor.fit(None, (), np.array([1.0, 3.0])) is None
-        assert actor.get_state() == {"mean": 2.0}
-        assert actor.forward((), np.array([5.0])).tolist() == [3.0]
-        seen = FilterActor(soma.filter(lambda x: x), "seen")
-        assert seen.forward(("a", "b"), 1, 2) == {"a": 1, "b": 2}
-
-    def test_fit_and_forward_in_one(self) -> None:
-        assert FilterActor(Center(), "c").fit_forward(None, (), np.array([1.0, 3.0])).tolist() == [-1.0, 1.0]
-
-    def test_not_fitted_names_the_node_and_travels(self) -> None:
-        actor = FilterActor(Center(), "center_2")
-        for call in (lambda: actor.forward((), 1), actor.get_state):
-            with pytest.raises(NotFittedError, match=r"node 'center_2' \(Center\) is not fitted") as caught:
-                call()
-            assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-
-    @pytest.mark.parametrize("returned", ["None", "the filter itself"])
-    def test_a_fit_that_returns_no_state(self, returned: str) -> None:
-        @soma.filter
-        class Forgetful:
-            def fit(self, x: Any, y: Any = None) -> Any:
-                return None if returned == "None" else self
-
-            def forward(self, x: Any, state: Any) -> Any:
-                return x
-
-        with pytest.raises(TypeError, match=f"fit of node 'f' .Forgetful. returned {returned}"):
-            FilterActor(Forgetful(), "f").fit(None, (), 1)
