@@ -80,8 +80,12 @@ class Calls:
                     names=self.collected.get(call.node, ()))
         arguments = [value.argument(self.cache) for value in flattened(given)]
         count = 1 + len(call.wanted) + task.give_state
-        refs = self._submit(handle, op, composite, task, arguments, count)
         self.run.emit(NodeStarted, node=call.node, attempt=attempt, chunk=chunk)
+        try:
+            refs = self._submit(handle, op, composite, task, arguments, count)
+        except Exception as e:  # an argument that cannot be sent
+            self._tell_failure(call.node, e, attempt, chunk, final=True)
+            raise
         return refs[-1], Sent(call, handle, refs[:-1], verdict, attempt, loading, chunk)
 
     def _submit(self, handle: Handle, op: str, composite: bool, task: Task, arguments: list[Any], count: int) -> Refs:
@@ -187,5 +191,8 @@ class Calls:
         return sent.call.op != "forward" or held is None or not held.lost
 
     def tell_failure(self, sent: Sent, error: BaseException, *, final: bool) -> None:
-        self.run.emit(NodeFailed, node=sent.call.node, error=str(error)[:2000], error_type=type(error).__name__, attempt=sent.attempt,
-                      final=final, chunk=sent.chunk)
+        self._tell_failure(sent.call.node, error, sent.attempt, sent.chunk, final=final)
+
+    def _tell_failure(self, node: str, error: BaseException, attempt: int, chunk: int | None, *, final: bool) -> None:
+        self.run.emit(NodeFailed, node=node, error=str(error)[:2000], error_type=type(error).__name__, attempt=attempt, final=final,
+                      chunk=chunk)
