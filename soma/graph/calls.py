@@ -8,7 +8,7 @@ from typing import Any
 
 from soma import cluster
 from soma.actors.refs import ObjectRef
-from soma.errors import ActorDiedError, NotFittedError
+from soma.errors import ActorDiedError, CacheMissError, NotFittedError
 from soma.events import NodeCompleted, NodeFailed, NodeStarted
 from soma.filters import Report, Task, derived
 from soma.graph.plan import Plan
@@ -171,7 +171,10 @@ class Calls:
         if isinstance(error, NotFittedError) and sent.loading is not None:
             try:
                 cluster.get(sent.loading)
-            except Exception as why:  # that is why it was not fitted
+            except CacheMissError as why:  # that is why it was not fitted
+                self._processes.not_loaded(node)
+                error = why
+            except Exception as why:
                 error = why
         if isinstance(error, ActorDiedError):
             self._processes.died(node, sent.handle)

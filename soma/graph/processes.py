@@ -16,7 +16,7 @@ from typing import Any
 from soma import cluster
 from soma.actors.handle import ActorHandle
 from soma.actors.refs import ObjectRef
-from soma.errors import ClusterError
+from soma.errors import CacheMissError, ClusterError
 from soma.filters import FilterActor, Stored, options_of
 from soma.graph.placement import Placed, place, release
 from soma.graph.plan import Plan
@@ -36,6 +36,7 @@ class Held:
         ref: a copy that survives the actor.
         inside: the actor that holds it.
         lost: its actor died, and there was no copy.
+        gone: the cache had it, and has not any more.
     """
 
     digest: str = ""
@@ -43,6 +44,7 @@ class Held:
     ref: ObjectRef[Any] | None = None
     inside: str = ""
     lost: bool = False
+    gone: bool = False
 
 
 class Processes:
@@ -162,6 +164,8 @@ class Processes:
         """Give the actor a unit's state, if it is elsewhere; the call that does, to be looked at if something fails."""
         with self._lock:
             held = self.states.get(first)
+            if held is not None and held.gone:
+                raise CacheMissError(f"what node {first!r} had learnt was in the cache, and is not any more: fit again")
             if held is None or held.inside == handle.actor_id or (held.hit is None and held.ref is None):
                 return None
             if held.hit is not None:
@@ -174,6 +178,14 @@ class Processes:
             many = self._plans[first].is_composite(first)
             done: ObjectRef[Any] = handle.set_states.remote(state) if many else handle.set_state.remote(first, state)
             return done
+
+    def not_loaded(self, first: str) -> None:
+        """The cache did not have what `load` asked it for."""
+        with self._lock:
+            held = self.states.get(first)
+            if held is not None:
+                held.inside, held.hit = "", None
+                held.gone = held.ref is None
 
     # -- the end ---------------------------------------------------------------------------------------------------------------
 
