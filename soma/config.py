@@ -46,6 +46,8 @@ class Settings:
     """Bytes of one process's arena."""
     namespace: str
     resources: dict[str, float]
+    tags: tuple[str, ...] = ()
+    """What this machine is marked with."""
     log_to_driver: bool = True
     start_method: str = "forkserver"
     preload: tuple[str, ...] = ()

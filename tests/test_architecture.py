@@ -24,7 +24,7 @@ LAYERS: dict[str, float] = {
     "mypy": 7,  # a plugin of the type checker: imports nothing of soma, and nothing imports it
 }
 SIDEWAYS = {("cli", "dashboard"), ("cli", "demo"), ("errors", "ids"), ("config", "ids"), ("config", "errors"),
-            ("cluster", "runs")}
+            ("runs", "cluster")}
 """Within a layer, these may import those."""
 
 TRANSPORT_ONLY = {"zmq", "pickle", "cloudpickle", "_pickle", "marshal", "shelve", "dill"}

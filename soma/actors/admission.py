@@ -46,11 +46,17 @@ def explain_infeasible(request: Mapping[str, float], total: Mapping[str, float])
     short = [name for name, n in parts_of(request).items() if n > have.get(name, 0)]
     if not short:
         return ""
-    asked = " and ".join(f"{_amount(name, request[name])} {'of ' * (name == MEMORY)}{name}" for name in short)
-    return f"asked for {asked}; the cluster has {' and '.join(_amount(name, total.get(name, 0)) for name in short)}"
+    asked = " and ".join(amount_of(name, request[name]) for name in short)
+    return f"asked for {asked}; the cluster has {' and '.join(quantity(name, total.get(name, 0)) for name in short)}"
 
 
-def _amount(name: str, amount: float) -> str:
+def amount_of(name: str, amount: float) -> str:
+    """For people: "2 GPU", "3 GiB of memory"."""
+    return f"{quantity(name, amount)} {'of ' * (name == MEMORY)}{name}"
+
+
+def quantity(name: str, amount: float) -> str:
+    """The number alone, with the unit of memory: "2", "3 GiB"."""
     if name != MEMORY:
         return f"{amount:.10g}"
     size, unit = next(((s, u) for s, u in ((2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")) if amount >= s), (1, "bytes"))
@@ -90,7 +96,7 @@ class Pool:
         return self._feasible(parts_of(request))
 
     def _feasible(self, want: Parts) -> bool:
-        return all(n <= self._total.get(name, 0) for name, n in want.items()) and _place(want, self._capacities()) is not None
+        return all(n <= self._total.get(name, 0) for name, n in want.items()) and place_gpus(want, self._capacities()) is not None
 
     def could_come_free(self, request: Mapping[str, float]) -> bool:
         """Whether it could be satisfied if all holders that are not lasting ended."""
@@ -104,7 +110,7 @@ class Pool:
                     left[name] -= n
                 for i, n in held.gpus.items():
                     gpus[i] -= n
-        return all(n <= left.get(name, 0) for name, n in want.items()) and _place(want, gpus) is not None
+        return all(n <= left.get(name, 0) for name, n in want.items()) and place_gpus(want, gpus) is not None
 
     def try_acquire(self, holder: str, request: Mapping[str, float], *, lasting: bool = False) -> bool:
         """Take all of a request or nothing. `lasting`: held as long as an actor lives, so nobody should wait for its end.
@@ -117,7 +123,7 @@ class Pool:
     def _try_acquire(self, holder: str, want: Parts, lasting: bool) -> bool:
         if holder in self._holders:
             raise ValueError(f"{holder} holds resources already")
-        gpus = _place(want, self._gpus)
+        gpus = place_gpus(want, self._gpus)
         if gpus is None or any(n > self._free.get(name, 0) for name, n in want.items()):
             return False
         for name, n in want.items():
@@ -169,6 +175,10 @@ class Pool:
         held = self._holders.get(holder)
         return tuple(sorted(held.gpus)) if held is not None else ()
 
+    def gpu_shares(self) -> dict[str, dict[int, float]]:
+        """How much of which GPU everybody has who has any."""
+        return {holder: {i: n / PARTS for i, n in held.gpus.items()} for holder, held in self._holders.items() if held.gpus}
+
     def _capacities(self) -> list[int]:
         gpus = list(self._gpus)
         for held in self._holders.values():
@@ -177,7 +187,7 @@ class Pool:
         return gpus
 
 
-def _place(want: Parts, free: list[int]) -> dict[int, int] | None:
+def place_gpus(want: Parts, free: list[int]) -> dict[int, int] | None:
     """Which GPUs to take how much of; None when they do not suffice. A share goes where it leaves the least over."""
     n = want.get(GPU, 0)
     if n < PARTS:

@@ -14,6 +14,9 @@ from soma.actors.options import Options
 from soma.actors.refs import ObjectRef, RefHome
 from soma.ids import ActorId, ObjectId
 
+LOCAL_NODE = "local"
+"""The node of the engine that runs everything in the calling process."""
+
 
 @dataclass(frozen=True, slots=True)
 class ActorSpec:
@@ -81,6 +84,14 @@ class Engine(RefHome, Protocol):
 
     def resources(self, *, available: bool) -> dict[str, float]:
         """What the cluster has, or has left: {"CPU": 2.0, "memory": …, …}."""
+
+    def machines(self) -> list[dict[str, Any]]:
+        """Each machine as plain data, cheap enough to ask for at every placement:
+
+        "node_id"; "capabilities" {cpu_cores, ram_bytes, num_gpus, gpus, gpu_reason, tags, python, system}; "totals" {"CPU": …};
+        "reserved": what each living actor holds, by its name or id, blocked or not, {} included; "lent": the same of task workers
+        that run a task now; "gpu_shares": {holder: {GPU: share}}; "load" {"load_1m", "memory_available" (bytes)}.
+        """
 
     def status(self) -> dict[str, Any]:
         """Nodes, actors, memory and refs, as plain data (what `soma status --json` prints)."""

@@ -42,6 +42,11 @@ class Inquiry:
             return dict(self.identity.totals)
         return {str(k): float(v) for k, v in self.requests.request(lambda r: m.Ask(r, self.port.me, "available")).fields.items()}
 
+    def machines(self) -> list[dict[str, Any]]:
+        self.check()
+        found: list[dict[str, Any]] = json.loads(self.requests.request(lambda r: m.Ask(r, self.port.me, "machines")).fields["body"])
+        return found
+
     def status(self) -> dict[str, Any]:
         self.check()
         answer = self.requests.request(lambda r: m.Ask(r, self.port.me, "status"))

@@ -22,7 +22,7 @@ class Options:
         name, namespace: a named actor can be found by `soma.get_actor`.
         get_if_exists: with `name`: take the running one instead of raising.
         lifetime: None ends the actor with its last handle; "detached" keeps it until the cluster ends.
-        tags: what the machine must be marked with; a cluster of one machine has no marks, so asking for one is a PlacementError.
+        tags: what the machine must be marked with (`soma.init(tags=…)`); a PlacementError where none is.
         num_cpus, num_gpus, memory, resources: reserved while the actor lives (a task: while it runs and is not blocked).
             `None` means 0 CPUs for actors and 1 for tasks. `memory` is in bytes and enforced.
         max_restarts: how often a dead process is made anew; -1 without end. The restart budget of the cluster still applies.
@@ -80,6 +80,8 @@ class Options:
             raise ValueError(f"name={self.name!r}: a string of 1 to 256 characters")
         if self.timeout is not None:
             _at_least("timeout", self.timeout, 0)
+        if not isinstance(self.tags, tuple) or not all(isinstance(t, str) for t in self.tags):
+            raise ValueError(f"tags={self.tags!r}: a tuple of strings")
         if self.scheduling_strategy not in (None, "DEFAULT", "SPREAD"):
             raise ValueError(f"scheduling_strategy={self.scheduling_strategy!r}: 'DEFAULT' or 'SPREAD'")
         for key in self.runtime_env or ():

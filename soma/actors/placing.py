@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from soma.actors.admission import explain_infeasible
@@ -11,13 +11,7 @@ from soma.errors import PlacementError, ProtocolError
 
 
 def placing(options: Options, default_cpus: float) -> dict[str, Any]:
-    """The part of the options that the daemon places by, as plain data.
-
-    Raises:
-        PlacementError: tags were asked for; a cluster of one machine has none.
-    """
-    if options.tags:
-        raise PlacementError(f"tags {sorted(options.tags)} were asked for; this machine has none")
+    """The part of the options that the daemon places by, as plain data. (Tags are checked by who asks: see `check_tags`.)"""
     return {"num_cpus": float(default_cpus if options.num_cpus is None else options.num_cpus), "num_gpus": float(options.num_gpus or 0),
             "memory": int(options.memory or 0), "resources": {str(k): float(v) for k, v in options.resources.items()},
             "env": dict((options.runtime_env or {}).get("env_vars") or {})}
@@ -62,3 +56,32 @@ def check_feasible(who: str, needs: Mapping[str, Any], totals: Mapping[str, floa
     wanted = amounts(needs)
     if any(v > totals.get(k, 0.0) for k, v in wanted.items()):
         raise PlacementError(f"{who} {explain_infeasible(wanted, totals)}")
+
+
+def check_tags(who: str, asked: Sequence[str], there: Sequence[str]) -> None:
+    """PlacementError at once when this machine is not marked with all that `asked` names."""
+    if isinstance(asked, str):
+        raise ValueError(f"tags={asked!r}: a tuple of strings, e.g. tags=({asked!r},)")
+    if not set(asked) <= set(there):
+        raise PlacementError(f"{who} asked for the tags {quoted(asked)}; this machine has {quoted(there) or 'none'}")
+
+
+def quoted(names: Iterable[str]) -> str:
+    """For people: "'big', 'ssd'"."""
+    return ", ".join(map(repr, names))
+
+
+_MOST_MARKS = 64
+"""They go to every process."""
+
+
+def marks(tags: Iterable[str]) -> tuple[str, ...]:
+    """The tags of a machine as `soma.init(tags=…)` was given them, each once.
+
+    Raises:
+        ValueError: something that is no tag.
+    """
+    found = (tags,) if isinstance(tags, str) else tuple(dict.fromkeys(tags))
+    if isinstance(tags, str) or len(found) > _MOST_MARKS or not all(isinstance(t, str) and 0 < len(t) <= 256 for t in found):
+        raise ValueError(f"tags={tags!r:.200}: at most {_MOST_MARKS} strings of 1 to 256 characters, e.g. tags=('big', 'ssd')")
+    return found

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,15 +59,20 @@ class Start:
     arena_bytes: int
     threads: int
     env: Mapping[str, str]
+    cores: Sequence[int] = ()
+    """Those it may run on; empty: all."""
+    tags: Sequence[str] = ()
+    """What the machine is marked with."""
 
 
 def actor_main(start: Start, blackbox_fd: int) -> None:
     """Be the actor. Ends by `os._exit`: what the forkserver's process had registered for its own exit is not ours."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is the driver's affair
     faulthandler.enable(file=sys.stderr)
-    _limit_threads(start.threads)
     code = 1
     try:
+        _pin(start.cores)
+        _limit_threads(start.threads)
         code = _Process(start, blackbox_fd).live()
     except BaseException:
         traceback.print_exc()
@@ -75,6 +80,16 @@ def actor_main(start: Start, blackbox_fd: int) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def _pin(cores: Sequence[int]) -> None:
+    """Keep this process, and all threads it will make, on its cores."""
+    if not cores:
+        return
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError as e:  # they were taken from this machine since the daemon looked; it runs on others as well
+        print(f"soma: cannot run on the cores {list(cores)} only: {e}", file=sys.stderr)
 
 
 def _limit_threads(n: int) -> None:
@@ -94,7 +109,7 @@ class _Process:
         self._me = incarnation_peer(ActorId(start.actor), start.incarnation)
         identity = Identity(self._me, "actor", start.node, start.namespace, start.totals)
         directory = Path(start.directory)
-        self._runtime = Runtime(ZmqWire(directory), identity, Arena(start.arena_bytes, directory))
+        self._runtime = Runtime(ZmqWire(directory), identity, Arena(start.arena_bytes, directory), start.tags)
         current.set_engine(self._runtime)
         self._recorder = Recorder(blackbox_fd)
         self._stopped_early = False

@@ -21,7 +21,7 @@ from soma.actors.interrupts import Interrupts
 from soma.actors.methods import MethodSpec
 from soma.actors.objects import Entry, Status
 from soma.actors.options import Options
-from soma.actors.placing import check_feasible, placing
+from soma.actors.placing import check_feasible, check_tags, placing
 from soma.actors.pool import TaskPool
 from soma.actors.refs import ObjectRef, ObjectRefGenerator
 from soma.actors.requests import Requests
@@ -43,8 +43,10 @@ from soma.transport.values import parcel
 class Runtime(Inquiry):
     """One process of a cluster."""
 
-    def __init__(self, wire: Wire, identity: Identity, arena: Arena) -> None:
+    def __init__(self, wire: Wire, identity: Identity, arena: Arena, tags: Sequence[str] = ()) -> None:
         self.identity = identity
+        self._tags = tuple(tags)
+        """What this machine is marked with."""
         self.namespace = identity.namespace
         self._wire = wire
         self.port = Port(identity.peer, wire.outlet(identity.peer), arena, threading.RLock())
@@ -119,6 +121,7 @@ class Runtime(Inquiry):
     def create_actor(self, spec: ActorSpec) -> HandleInfo:
         self.check()
         self.sharing.collect()
+        check_tags(f"actor {spec.cls.__name__}", spec.options.tags, self._tags)
         return create(self, spec)
 
     def submit(self, target: HandleInfo, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
@@ -131,6 +134,7 @@ class Runtime(Inquiry):
     def submit_task(self, fn: Callable[..., Any], spec: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
         self.check()
         self.sharing.collect()
+        check_tags(f"task {spec.name}", options.tags, self._tags)
         needs = placing(options, default_cpus=1.0)
         check_feasible(f"task {spec.name}", needs, self.identity.totals)
         return self.pool.submit(fn, spec, args, kwargs, options, needs)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from soma import __version__
+from soma.cli.cache import cache
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 @click.version_option(__version__, prog_name="soma")
 def main() -> None:
     """Actors in processes of their own, and graphs of filters that run on them."""
+
+
+main.add_command(cache)
 
 
 @main.command()
@@ -71,13 +75,14 @@ def render_status(status: Mapping[str, Any]) -> RenderableType:
     held = status.get("holdings") or {}
     drivers = ", ".join(_driver(d, held.get(d)) for d in status.get("drivers") or ())
     facts = [("node", status.get("node_id")), ("daemon", status.get("pid")), ("free", amounts), ("GPUs", gpus),
+             ("tags", ", ".join(machine.get("tags") or ())),
              ("drivers", drivers), ("directory", status.get("directory")),
              ("refused messages", status.get("refused_messages"))]
     for key, value in (status.get("driver") or {}).items():
         facts.append((f"driver's {key.replace('_', ' ')}", _amount(key, value)))
     lines = [Text.assemble((f"{name:<20}", "dim"), str(value)) for name, value in facts if value]
     actors = status.get("actors") or ()
-    columns = ["actor", "class", "state", "pid", "memory", "shared", "refs", "reserved", "restarts"]
+    columns = ["actor", "class", "state", "pid", "memory", "shared", "refs", "reserved", "cores", "restarts"]
     table = _table(columns, [_actor_row(a) for a in actors])
     name = str(status.get("directory") or status.get("cluster") or "?").rpartition("/")[2]
     return Panel(Group(*lines, Text(), table if actors else Text("no actors", style="dim")),
@@ -95,7 +100,7 @@ def _actor_row(actor: Mapping[str, Any]) -> list[str]:
     shared = held.get("arena_used")
     return [str(actor.get("name") or actor.get("actor_id", "?")), str(kind or ""), str(actor.get("state", "")),
             str(actor.get("pid") or ""), _bytes(memory) if memory else "", _bytes(shared) if shared else "",
-            str(held.get("refs") or ""), reserved, str(actor.get("restarts") or "")]
+            str(held.get("refs") or ""), reserved, ",".join(map(str, actor.get("cores") or ())), str(actor.get("restarts") or "")]
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> RenderableType:

@@ -17,9 +17,11 @@ from soma.cluster.verbs import exit_actor as exit_actor
 from soma.cluster.verbs import get as get
 from soma.cluster.verbs import get_actor as get_actor
 from soma.cluster.verbs import kill as kill
+from soma.cluster.verbs import machines as machines
 from soma.cluster.verbs import on_event as on_event
 from soma.cluster.verbs import publish as publish
 from soma.cluster.verbs import put as put
+from soma.cluster.verbs import scheduler as scheduler
 from soma.cluster.verbs import status as status
 from soma.cluster.verbs import tell as tell
 from soma.cluster.verbs import wait as wait

@@ -8,6 +8,8 @@ from types import TracebackType
 
 from soma.actors import current
 from soma.actors.engine import Engine
+from soma.actors.placing import marks
+from soma.cluster.hub import HUB
 from soma.errors import AlreadyInitializedError
 
 
@@ -33,6 +35,7 @@ def init(
     namespace: str | None = None,
     resources: Mapping[str, float] | None = None,
     *,
+    tags: Sequence[str] = (),
     local: bool = False,
     log_to_driver: bool = True,
     start_method: str = "forkserver",
@@ -47,6 +50,7 @@ def init(
         object_store_memory: bytes of large values that one process may hold for others; by default 30 % of the machine's.
         namespace: where names of actors live; by default one of its own.
         resources: further amounts by name, e.g. `{"license": 2}`.
+        tags: marks of this machine, e.g. `("big", "ssd")`: what an actor, task or filter asks for by `tags=` runs only where they are.
         local: run everything in this process, one call after the other, for a debugger.
         log_to_driver: print what actors print, with their name and pid.
         start_method: "forkserver" (5–10 ms an actor) or "spawn" (a fresh interpreter for each).
@@ -55,6 +59,7 @@ def init(
 
     Raises:
         AlreadyInitializedError: a cluster is running.
+        ValueError: an amount or a tag that cannot be.
     """
     running = current.peek()
     if running is not None:
@@ -63,17 +68,20 @@ def init(
         raise AlreadyInitializedError("soma.init() was called while a cluster is running; call soma.shutdown() first, "
                                       "or pass ignore_reinit_error=True")
     engine: Engine
+    marked = marks(tags)
     if local:
         from soma.actors.local import LocalEngine
+        from soma.daemon.capabilities import detect
 
-        engine = LocalEngine(num_cpus=num_cpus, num_gpus=num_gpus, namespace=namespace, resources=resources)
+        engine = LocalEngine(detect(num_cpus, num_gpus, tags=marked).as_dict(), namespace=namespace, resources=resources)
     else:
         from soma.daemon.launch import start_cluster
 
         engine = start_cluster(num_cpus=num_cpus, num_gpus=num_gpus, memory=memory, object_store_memory=object_store_memory,
-                               namespace=namespace, resources=dict(resources or {}), log_to_driver=log_to_driver,
+                               namespace=namespace, resources=dict(resources or {}), tags=marked, log_to_driver=log_to_driver,
                                start_method=start_method, preload=tuple(preload))
     current.set_engine(engine)
+    HUB.attach(engine)
     return Session(engine)
 
 

@@ -10,7 +10,9 @@ from soma.actors import current
 from soma.actors.engine import Engine
 from soma.actors.handle import ActorHandle
 from soma.actors.refs import ObjectRef
+from soma.cluster.hub import HUB
 from soma.errors import NotInitializedError
+from soma.events import Event
 
 T = TypeVar("T")
 
@@ -121,6 +123,18 @@ def available_resources() -> dict[str, float]:
     return current.engine().resources(available=True)
 
 
+def scheduler() -> ActorHandle[Any]:
+    """The actor that places plans on the machines of this cluster; made when first asked for (see `soma.actors.scheduler`)."""
+    from soma.actors.scheduler import scheduler_of_cluster
+
+    return scheduler_of_cluster()
+
+
+def machines() -> list[dict[str, Any]]:
+    """Each machine of the cluster as plain data: what it can do, what its actors hold, how busy it is. See `Engine.machines`."""
+    return current.engine().machines()
+
+
 def status() -> dict[str, Any]:
     """Nodes, actors, memory and refs as plain data."""
     engine = current.peek()
@@ -129,9 +143,16 @@ def status() -> dict[str, Any]:
     return engine.status()
 
 
-def on_event(fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
-    """Call `fn` with every event of the cluster; returns a function that ends the subscription."""
-    return current.engine().on_event(fn)
+def on_event(fn: Callable[[Event], None]) -> Callable[[], None]:
+    """Call `fn` with every event: of the runs of this process, of those in actors, and of the cluster (see `soma.events`).
+
+    Those of a run of this process come in the thread that runs it, before its call returns; others in a thread of soma's. May be called
+    before `init()`. An `fn` that raises is reported and stays subscribed.
+
+    Returns:
+        A function that ends the subscription.
+    """
+    return HUB.subscribe(fn)
 
 
 def tell(fields: dict[str, Any]) -> None:

@@ -37,18 +37,22 @@ class Capabilities:
     """Why `gpus` is empty or shorter than the machine's list; "" if it is not."""
     python: str
     system: str
+    tags: tuple[str, ...] = ()
+    """What whoever set the machine up marked it with."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for messages and JSON."""
         return {**asdict(self), "gpus": tuple(asdict(gpu) for gpu in self.gpus)}
 
 
-def detect(num_cpus: float | None = None, num_gpus: float | None = None, memory: int | None = None) -> Capabilities:
+def detect(num_cpus: float | None = None, num_gpus: float | None = None, memory: int | None = None,
+           tags: tuple[str, ...] = ()) -> Capabilities:
     """Look at the machine. What is given is believed: more CPUs than there are only means more processes at once.
 
     Args:
         num_cpus, num_gpus: how many to offer; None: all that can be used.
         memory: bytes to offer; None: all that can be used.
+        tags: marks that nobody can find out by looking.
 
     Raises:
         ValueError: a negative or infinite amount.
@@ -69,6 +73,7 @@ def detect(num_cpus: float | None = None, num_gpus: float | None = None, memory:
         gpu_reason=reason,
         python=".".join(map(str, sys.version_info[:3])),
         system=sys.platform,
+        tags=tags,
     )
 
 

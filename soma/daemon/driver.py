@@ -28,7 +28,8 @@ class DriverRuntime(Runtime):
 
     def __init__(self, daemon: Daemon, told: dict[str, Any], ready: dict[str, Any]) -> None:
         identity = Identity(f"d-{new_hex()}", "driver", told["node"], told["settings"]["namespace"], ready["totals"])
-        super().__init__(ZmqWire(daemon.directory), identity, Arena(ready["object_store_memory"], daemon.directory))
+        super().__init__(ZmqWire(daemon.directory), identity, Arena(ready["object_store_memory"], daemon.directory),
+                         told["settings"]["tags"])
         self._daemon = daemon
         self.daemon_pid = daemon.pid
         self._ending = threading.Lock()

@@ -20,6 +20,7 @@ from soma.actors.admission import Pool, Queue
 from soma.actors.placing import check_options
 from soma.config import Settings
 from soma.daemon.capabilities import Capabilities
+from soma.daemon.cores import Cores, usable
 from soma.daemon.loans import Loans
 from soma.daemon.memory import MemoryWatch
 from soma.daemon.output import Repeats
@@ -47,6 +48,7 @@ class Daemon:
         self.totals = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, "memory": float(settings.memory), **settings.resources}
         self.totals = {k: v for k, v in self.totals.items() if v}
         self.pool = Pool(self.totals)
+        self.cores = Cores(usable())
         self._wire = ZmqWire(directory)
         self._outlet = self._wire.outlet(DAEMON)
         self._mailbox = self._wire.mailbox(DAEMON)
@@ -143,7 +145,8 @@ class Daemon:
 
     def event(self, fields: dict[str, Any]) -> None:
         if self.listeners:
-            self.to_listeners(m.Event({**fields, "seq": next(self._event_number), "time": time.time(), "node_id": self.node}))
+            self.to_listeners(m.Event({**fields, "run_id": self.directory.name, "seq": next(self._event_number), "time": time.time(),
+                                       "node_id": self.node}))
 
     def to_listeners(self, event: m.Event) -> None:
         """An event of ours, or one that a process published."""
@@ -164,6 +167,7 @@ class Daemon:
         self.peers[msg.peer] = msg.role
         if msg.role == "driver":
             self.drivers.add(msg.peer)
+            self._outlet.connect(msg.peer + ".s")  # now: at the end there may be no time left for it
 
     def peer_died(self, peer: str) -> None:
         """A process is gone: tell all others, and end what it had created."""
@@ -220,16 +224,9 @@ class Daemon:
     def _on_gone(self, r: Resident) -> None:
         self.not_admitted(r.holder)
         self.pool.release(r.holder)
+        self.cores.release(r.actor)
         self.loans.on_gone(r)
         self.admit()
-
-    def gpu_env(self, r: Resident) -> dict[str, str]:
-        """Which GPUs a process may see. Machines without any are left alone."""
-        if not self.settings.num_gpus:
-            return {}
-        gpus = self.capabilities.gpus
-        names = [gpus[i].uuid if i < len(gpus) else str(i) for i in self.pool.gpus_of(r.holder)]  # CUDA may count otherwise than NVML
-        return {"CUDA_VISIBLE_DEVICES": ",".join(names)}
 
     def _on_kill(self, msg: m.Kill, frames: list[bytes]) -> None:
         r = self.residents.by_id.get(ActorId(msg.actor))

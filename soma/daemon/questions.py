@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from soma.actors.side import LAST
+from soma.daemon.facts import facts
 from soma.ids import DAEMON, CallIds
 from soma.transport import messages as m
 
@@ -71,6 +72,8 @@ class Questions:
         match msg.what:
             case "status":
                 self.gather(lambda held: d.answer(msg.peer, msg.request, body=json.dumps(self.status(held)).encode()))
+            case "machines":
+                d.answer(msg.peer, msg.request, body=json.dumps([facts(d)]).encode())
             case "available":
                 d.answer(msg.peer, msg.request, dict(d.pool.available()))
             case "events":
@@ -97,6 +100,7 @@ class Questions:
             "state": "stopped" if r.stopped else r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation,
             "restarts": r.life.restarts, "memory_bytes": d.memory.rss(r), "holdings": held.get(r.peer),
             "resources": holders.get(r.holder, {}), "task_worker": r.is_worker,
+            "cores": d.cores.of(r.actor),
         } for r in d.residents.by_id.values()]
         return {"node_id": d.node, "pid": os.getpid(), "forkserver_pid": d.spawner.pid, "directory": str(d.directory),
                 "resources": d.totals, "available": dict(d.pool.available()), "capabilities": d.capabilities.as_dict(),

@@ -21,6 +21,7 @@ from soma.actors.savepoint import path_of
 from soma.actors.supervisor import Life
 from soma.daemon.output import Output
 from soma.daemon.reaping import death_cause
+from soma.daemon.visible import visible_gpus
 from soma.errors import DeathCause
 from soma.ids import ActorId, incarnation_peer
 from soma.transport import messages as m
@@ -129,10 +130,12 @@ class Residents:
             os.close(out_write)
             raise
         r.output = Output(d, r, out_read, err_read)
-        env = {**r.options.get("env", {}), **d.gpu_env(r)}
+        if not r.is_worker:  # a worker is lent for tasks of many sizes
+            d.cores.take(r.actor, r.options["num_cpus"])
+        env = {**r.options.get("env", {}), **visible_gpus(d.capabilities.gpus, d.settings.num_gpus, d.pool.gpus_of(r.holder))}
         start = Start(str(d.directory), r.actor, incarnation, r.class_name, r.creator, r.options.get("payload", b""), d.node,
                       r.options.get("namespace", ""), d.totals, d.settings.object_store_memory,
-                      max(1, int(r.options.get("num_cpus", 1))), env)
+                      max(1, int(r.options.get("num_cpus", 1))), env, d.cores.of(r.actor), d.settings.tags)
         d.spawner.spawn(start, (out_write, err_write, os.dup(r.box)), r.options.get("heavy", ()), d.settings.start_method)
 
     def _init_timeout(self, r: Resident, incarnation: int) -> None:

@@ -24,10 +24,11 @@ log = logging.getLogger("soma.daemon")
 def serve(lifeline: socket.socket, told: dict[str, Any], directory: Path, spawner: Spawner) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     wanted = told["settings"]
-    capabilities = detect(num_cpus=wanted["num_cpus"], num_gpus=wanted["num_gpus"])
+    capabilities = detect(num_cpus=wanted["num_cpus"], num_gpus=wanted["num_gpus"], tags=tuple(wanted["tags"]))
     ram = capabilities.ram_bytes
     settings = Settings(**{
         **wanted, "num_cpus": float(capabilities.cpu_cores), "preload": tuple(wanted["preload"]),
+        "tags": capabilities.tags,
         "num_gpus": float(wanted["num_gpus"] if wanted["num_gpus"] is not None else len(capabilities.gpus)),
         "memory": int(wanted["memory"] or ram * 0.7), "object_store_memory": int(wanted["object_store_memory"] or ram * 0.3)})
     write_owner(directory, daemon=os.getpid())

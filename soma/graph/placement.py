@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from soma import cluster
+from soma.errors import GetTimeoutError, PlacementError
 from soma.filters import options_of
 from soma.graph.plan import Plan
+from soma.graph.steps import Branch, Loop
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +23,70 @@ class Placed:
     options: Mapping[str, Any]
 
 
+_OPTION_OF = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
+
+
 def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float) -> tuple[dict[str, Placed], list[Any]]:
+    """Where each filter of a plan runs, and the scheduler's log of that decision.
+
+    Args:
+        owner: names the plan to the scheduler.
+        wait: seconds to wait for what others hold.
+
+    Raises:
+        PlacementError: it cannot run anywhere, or not now; says what was asked, what exists, and who holds it.
+    """
+    request = {"owner": owner, "tasks": list(tasks_of(plan, filters)), "wait": wait > 0}
+    scheduler = cluster.scheduler()
+    try:
+        answer = cluster.get(scheduler.place.remote(request), timeout=wait if wait > 0 else None)
+    except GetTimeoutError:
+        cluster.get(scheduler.withdraw.remote(owner))
+        try:
+            answer = cluster.get(scheduler.place.remote({**request, "wait": False}))  # it may have come free just now; if not, why
+        except PlacementError as e:
+            raise PlacementError(f"{e} (waited {wait:g} s)") from None
     placed = {}
-    for p in plan.plans():
-        for n in p.nodes:
-            if n.inner is None:
-                first = p.group(n.id)[0]
-                placed[n.id] = Placed(first, "here", "the only machine", options_of(filters[first]).reserved())
-    return placed, []
+    for process in answer["processes"]:
+        options = {_OPTION_OF[name]: int(n) if name == "memory" else n for name, n in process["needs"].items() if name in _OPTION_OF}
+        tags = tuple(sorted({tag for id in process["tasks"] for tag in options_of(filters[id]).tags}))
+        for id in process["tasks"]:
+            placed[id] = Placed(process["name"], process["machine"], process["reasons"][id], {**options, "tags": tags})
+    return placed, answer["log"]
 
 
 def release(owner: str) -> None:
-    pass
+    """The plan's processes are gone."""
+    cluster.scheduler().release.remote(owner)
+
+
+def tasks_of(plan: Plan, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The filters of a plan as tasks, each after those whose output it takes; those inside loops and branches in their place."""
+    yield from _tasks(plan, filters, ("",), {})
+
+
+def _tasks(plan: Plan, filters: Mapping[str, Any], entering: tuple[str, ...],
+           makers: dict[str, tuple[str, ...]]) -> Iterator[dict[str, Any]]:
+    """`entering` are the tasks whose output the plan gets; `makers` learns which tasks make a node's output."""
+    for unit in plan.units:
+        members = plan.group(unit)
+        for id in members:
+            node = plan.node(id)
+            inputs = tuple(dict.fromkeys(m for i in node.inputs for m in makers[i])) if node.inputs else entering
+            if node.inner is None:
+                yield _task(id, filters[id], inputs, members)
+                makers[id] = (id,)
+                continue
+            for part in node.parts:
+                yield from _tasks(part, filters, inputs, makers)
+            if isinstance(node.inner, Loop):
+                makers[id] = tuple(m for c in node.inner.carry for m in makers[c])
+            elif isinstance(node.inner, Branch):
+                makers[id] = tuple(m for _, arm in node.inner.arms for leaf in arm.leaves for m in makers[leaf])
+
+
+def _task(id: str, filter: Any, inputs: tuple[str, ...], members: tuple[str, ...]) -> dict[str, Any]:
+    options = options_of(filter)
+    asked = {"CPU": options.num_cpus, "GPU": options.num_gpus, "memory": options.memory}
+    return {"id": id, "needs": {name: float(n) for name, n in asked.items() if n}, "tags": list(options.tags),
+            "inputs": [[i, 0] for i in inputs], "together": members[0] if len(members) > 1 else None}

@@ -104,7 +104,7 @@ class Processes:
             if plan.is_composite(id) and plan.group(id)[0] == id:
                 groups[id] = [(m, plan.node(m).inputs) for m in plan.group(id)]
         spec = self._cache.spec if self._cache is not None and self._cache.spec.path is not None else None
-        options = {"name": f"{placed.process[:230]}-{secrets.token_hex(2)}", **placed.options}
+        options = {"name": placed.process, **placed.options}
         actor: Handle = cluster.remote(FilterActor).options(**options).remote(filters, groups, spec)
         self._handles[placed.process] = actor
         return actor

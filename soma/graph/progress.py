@@ -6,6 +6,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from soma.cluster.hub import Subscriber
 from soma.events import (
     EpochCompleted,
     Event,
@@ -18,7 +19,6 @@ from soma.events import (
     RunFailed,
     RunStarted,
 )
-from soma.runs.hub import Subscriber
 
 
 def bar(title: str, shown: bool | None, chunks: int | None = None) -> tuple[Subscriber, ...]:

@@ -9,6 +9,4 @@ from soma.runs.folder import RunFolder as RunFolder
 from soma.runs.folder import RunInfo as RunInfo
 from soma.runs.folder import list_runs as list_runs
 from soma.runs.folder import load_run as load_run
-from soma.runs.hub import HUB as HUB
-from soma.runs.hub import Hub as Hub
 from soma.runs.run import Run as Run

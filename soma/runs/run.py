@@ -10,9 +10,9 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from soma.cluster.hub import HUB, Hub, Subscriber
 from soma.events import Event, MetricReported, RunCompleted, RunFailed, event_of
 from soma.runs.folder import RunFolder
-from soma.runs.hub import HUB, Hub, Subscriber
 
 
 class Run:

@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from soma.errors import GraphError, NotSerializableError
 from soma.transport.codec import decode, encode
@@ -133,7 +133,7 @@ class _Writer:
             return {"is": "scalar", "dtype": value.dtype.str, "base64": base64.b64encode(value.tobytes()).decode()}
         if type(value) is not np.ndarray or value.dtype.hasobject or value.dtype.fields is not None:
             return None
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
+        order: Literal["C", "F"] = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         flat = np.frombuffer(value.tobytes(order), np.uint8) if value.nbytes else np.zeros(0, np.uint8)
         plain = value.dtype.kind in "biuf" and value.dtype.isnative and order == "C" and value.ndim and value.dtype.itemsize <= 8
         return {"is": "array", "dtype": value.dtype.str, "shape": list(value.shape), "order": order,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import soma
+from soma.events import ActorDied, ActorEvent, ActorRestarted, ActorStarted
 
 pytestmark = pytest.mark.usefixtures("engine")
 get = partial(soma.get, timeout=20)
@@ -241,7 +242,7 @@ def test_the_last_handle_ends_the_actor_and_detached_ones_stay() -> None:
     b = Server.options(name="lasting", lifetime="detached").remote()
     assert get([a.add.remote(3), b.add.remote(3)]) == [3, 3]
     died: list[str] = []
-    stop = soma.on_event(lambda e: died.append(e["actor_id"]) if e["kind"] == "ActorDied" else None)
+    stop = soma.on_event(lambda e: died.append(e.actor_id) if isinstance(e, ActorDied) else None)
     id_a = a.actor_id
     del a, b
     gc.collect()
@@ -260,8 +261,8 @@ def test_a_call_in_flight_outlives_its_handle() -> None:
 
 
 def test_events_tell_of_lives() -> None:
-    events: list[dict[str, Any]] = []
-    stop = soma.on_event(events.append)
+    events: list[ActorEvent] = []
+    stop = soma.on_event(lambda e: events.append(e) if isinstance(e, ActorEvent) else None)
     a = Server.options(max_restarts=1).remote()
     get(a.add.remote())
     with pytest.raises(soma.ActorDiedError):
@@ -271,12 +272,13 @@ def test_events_tell_of_lives() -> None:
     with pytest.raises(soma.ActorDiedError):
         while True:
             get(a.add.remote())
-    while [e["kind"] for e in events if e["actor_id"] == a.actor_id].count("ActorDied") < 2:
+    while [type(e) for e in events if e.actor_id == a.actor_id].count(ActorDied) < 2:
         assert soma.is_initialized()  # events come by another thread than errors; the test's own time limit ends this
-    mine = [e["kind"] for e in events if e["actor_id"] == a.actor_id]
-    assert mine[0] == "ActorStarted"
-    assert [k for k in mine if k != "ActorStarted"] == ["ActorDied", "ActorRestarted", "ActorDied"]
-    assert [e["seq"] for e in events] == sorted({e["seq"] for e in events})
+    mine = [type(e) for e in events if e.actor_id == a.actor_id]
+    assert mine[0] is ActorStarted
+    assert [k for k in mine if k is not ActorStarted] == [ActorDied, ActorRestarted, ActorDied]
+    assert [e.seq for e in events] == sorted({e.seq for e in events})
+    assert len({e.run_id for e in events}) == 1 and events[0].run_id
     stop()
     stop()
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import soma
+from soma.events import Custom, Event
 
 pytestmark = pytest.mark.usefixtures("engine")
 get = partial(soma.get, timeout=20)
@@ -121,7 +122,7 @@ def test_a_listener_belongs_to_a_call() -> None:
 def test_what_is_published_reaches_subscribers_in_order() -> None:
     from soma.cluster import publish
 
-    heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    heard: queue.SimpleQueue[Event] = queue.SimpleQueue()
     stop = soma.on_event(heard.put)
     done = threading.Event()
 
@@ -131,15 +132,15 @@ def test_what_is_published_reaches_subscribers_in_order() -> None:
             from soma.cluster import publish
 
             for i in range(n):
-                publish({"kind": "Custom", "i": i})
+                publish({"kind": "Counted", "i": i})
 
     publish({"kind": "Mine"})
     get(Publisher.remote().publish.remote(200))
     seen: list[int] = []
     while not done.is_set():
         event = heard.get(timeout=20)
-        if event["kind"] == "Custom":
-            seen.append(event["i"])
+        if isinstance(event, Custom) and event.name == "Counted":
+            seen.append(event.fields["i"])
             if len(seen) == 200:
                 done.set()
     stop()

@@ -13,6 +13,7 @@ import pytest
 
 import soma
 from soma.errors import ActorDiedError, ActorInitError, DecodeError, GetTimeoutError, ResultNotSerializableError
+from soma.events import ActorDied
 
 pytestmark = [pytest.mark.crash, pytest.mark.usefixtures("shared_cluster")]
 
@@ -289,6 +290,6 @@ def death_of(victim):
     """An event that is set when the actor has died."""
     died, actor = threading.Event(), victim.actor_id
     del victim  # this generator is no reason to keep it alive
-    undo = soma.on_event(lambda e: died.set() if e["kind"] == "ActorDied" and e["actor_id"] == actor else None)
+    undo = soma.on_event(lambda e: died.set() if isinstance(e, ActorDied) and e.actor_id == actor else None)
     yield died
     undo()

@@ -45,17 +45,17 @@ class Stage:
         self.number, self.log = number, log
 
     def fit(self, x, y=None):
-        note(f"fit {self.number} {int(x[0, 0]) %% 1_000_003}")
+        note(f"fit {self.number} {int(x[0, 0]) % 1_000_003}")
         return {"mean": x.mean(), "all": x * 2}
 
     def forward(self, x, state):
-        note(f"forward {self.number} {int(x[0, 0]) %% 1_000_003}")
+        note(f"forward {self.number} {int(x[0, 0]) % 1_000_003}")
         return x + state["all"] + self.number
 
 
 def graph():
     g = soma.Graph(cache="disk", cache_path=CACHE, record=False)
-    for i in range(%d):
+    for i in range(STAGES):
         g.node(f"s{i}", Stage(i, LOG))
         if i:
             g.connect(f"s{i - 1}", f"s{i}")
@@ -68,7 +68,7 @@ with soma.init(num_cpus=2, log_to_driver=False):
         for n in INPUTS:
             out = g.fit(np.full((200, 100), float(n))).forward(np.full((200, 100), float(n)))
             print(n, repr(float(out[3, 7])), bool((out == out[0, 0]).all()), flush=True)
-''' % STAGES
+'''.replace("STAGES", str(STAGES))
 
 
 def expected(n: int) -> float:

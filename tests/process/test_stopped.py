@@ -6,12 +6,12 @@ import os
 import queue
 import signal
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
 
 import soma
+from soma.events import ActorContinued, ActorStarted, ActorStopped, Event
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="waitid with WSTOPPED for a child is tried on Linux only")
 
@@ -41,21 +41,21 @@ def states() -> list[str]:
 
 
 def test_stopping_is_said_and_nothing_is_lost_or_done_twice(cluster: None) -> None:
-    said: queue.Queue[dict[str, Any]] = queue.Queue()
+    said: queue.Queue[Event] = queue.Queue()
     end = soma.on_event(said.put)
     counter = Counter.remote()
     pid = soma.get(counter.pid.remote())
-    assert said.get(timeout=5)["kind"] == "ActorStarted"
+    assert isinstance(said.get(timeout=5), ActorStarted)
 
     os.kill(pid, signal.SIGSTOP)
-    assert said.get(timeout=3)["kind"] == "ActorStopped"
+    assert isinstance(said.get(timeout=3), ActorStopped)
     assert states() == ["stopped"]
     refs = [counter.add.remote() for _ in range(100)]
     with pytest.raises(soma.GetTimeoutError):
         soma.get(refs[0], timeout=0.1)
 
     os.kill(pid, signal.SIGCONT)
-    assert said.get(timeout=3)["kind"] == "ActorContinued"
+    assert isinstance(said.get(timeout=3), ActorContinued)
     assert soma.get(refs, timeout=10) == list(range(1, 101))
     assert states() == ["ready"]
     end()

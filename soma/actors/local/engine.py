@@ -20,15 +20,15 @@ from functools import partial
 from typing import Any
 
 import soma.actors.travel  # noqa: F401 - refs and handles can travel from here on
-from soma.actors.engine import ActorSpec, HandleInfo
+from soma.actors.engine import LOCAL_NODE, ActorSpec, HandleInfo
 from soma.actors.local.actor import LocalActor
 from soma.actors.local.calls import Call, Lane, Loop, Outcome, Slot, Stream, refs_in
-from soma.actors.local.inquiry import NODE, LocalInquiry
+from soma.actors.local.inquiry import LocalInquiry
 from soma.actors.local.objects import LocalObjects
 from soma.actors.local.run import LocalRun, raise_cancelled
 from soma.actors.methods import MethodSpec
 from soma.actors.options import Options
-from soma.actors.placing import amounts, check_feasible, placing
+from soma.actors.placing import amounts, check_feasible, check_tags, placing
 from soma.actors.refs import ObjectRef, ObjectRefGenerator
 from soma.errors import ActorDiedError, DeadlockError, DeathCause, GetTimeoutError, NotInitializedError, PendingCallsLimitExceeded
 from soma.ids import ActorId, CallIds, ObjectId, new_actor_id, new_hex, object_id
@@ -39,11 +39,12 @@ from soma.transport.values import Parcel, open_parcel, parcel
 class LocalEngine(LocalInquiry):
     """See the module."""
 
-    def __init__(self, *, num_cpus: float | None = None, num_gpus: float | None = None, namespace: str | None = None,
+    def __init__(self, capabilities: Mapping[str, Any], *, namespace: str | None = None,
                  resources: Mapping[str, float] | None = None) -> None:
         self.namespace = namespace or new_hex()
-        self._totals = {"CPU": float(len(os.sched_getaffinity(0)) if num_cpus is None else num_cpus), "GPU": float(num_gpus or 0),
-                        "memory": float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")), **(resources or {})}
+        self._capabilities = capabilities
+        self._totals = {"CPU": float(capabilities["cpu_cores"]), "GPU": float(capabilities["num_gpus"]),
+                        "memory": float(capabilities["ram_bytes"]), **(resources or {})}
         self._objects = LocalObjects(self)
         self._runs = LocalRun(self._objects, self._announce)
         self._ids = CallIds()
@@ -61,6 +62,7 @@ class LocalEngine(LocalInquiry):
     def create_actor(self, spec: ActorSpec) -> HandleInfo:
         self._tidy()
         options, name = spec.options, spec.options.name
+        check_tags(f"actor {spec.cls.__name__}", options.tags, self._capabilities["tags"])
         needs = placing(options, default_cpus=0.0)
         check_feasible(f"actor {spec.cls.__name__}", needs, self._totals)
         key = None if name is None else (options.namespace or self.namespace, name)
@@ -68,7 +70,7 @@ class LocalEngine(LocalInquiry):
             if options.get_if_exists:
                 return self._actors[self._names[key]].info
             raise ValueError(f"an actor named {name!r} exists already in namespace {key[0]!r}; use get_if_exists=True to get it")
-        info = HandleInfo(new_actor_id(), spec.cls.__name__, name, NODE, dict(spec.methods), options.merge({"num_returns": 1}))
+        info = HandleInfo(new_actor_id(), spec.cls.__name__, name, LOCAL_NODE, dict(spec.methods), options.merge({"num_returns": 1}))
         actor = LocalActor(info, spec, _packed(spec.args, spec.kwargs), refs_in(spec.args, spec.kwargs), amounts(needs), key)
         self._actors[info.actor] = actor
         if key is not None:
@@ -92,6 +94,7 @@ class LocalEngine(LocalInquiry):
     def submit_task(self, fn: Callable[..., Any], spec: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any],
                     options: Options) -> Any:
         self._tidy()
+        check_tags(f"task {spec.name}", options.tags, self._capabilities["tags"])
         check_feasible(f"task {spec.name}", placing(options, default_cpus=1.0), self._totals)
         return self._enter(Call(self._ids(), spec, None, lambda: fn, _packed(args, kwargs), refs_in(args, kwargs), options,
                                 Lane(), Loop()))

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from soma.actors.engine import LOCAL_NODE
+from soma.actors.load import load
 from soma.actors.local.actor import LocalActor
 from soma.actors.local.objects import LocalObjects
 from soma.actors.local.run import LocalRun
@@ -16,13 +18,13 @@ from soma.ids import ActorId
 
 log = logging.getLogger("soma")
 
-NODE = "local"
-
 
 class LocalInquiry:
     """The verbs of the engine that concern the cluster as a whole."""
 
     namespace: str
+    _capabilities: Mapping[str, Any]
+    """Of this machine, as `daemon.capabilities` found them."""
     _totals: dict[str, float]
     _actors: dict[ActorId, LocalActor]
     _names: dict[tuple[str, str], ActorId]
@@ -46,14 +48,24 @@ class LocalInquiry:
     def _living(self) -> list[LocalActor]:
         return [a for a in self._actors.values() if a.cause is None]
 
+    def machines(self) -> list[dict[str, Any]]:
+        self._tidy()
+        held: dict[str, dict[str, float]] = {}
+        for actor in self._living():
+            held[actor.info.name if actor.info.name and actor.info.name not in held else actor.info.actor] = actor.needs
+        able = {key: list(value) if isinstance(value, tuple) else value for key, value in self._capabilities.items()}
+        return [{"node_id": LOCAL_NODE, "capabilities": able, "totals": dict(self._totals), "reserved": held,
+                 "lent": {}, "gpu_shares": {}, "load": load()}]
+
     def status(self) -> dict[str, Any]:
         self._tidy()
         actors = [{
             "actor_id": a.info.actor, "class_name": a.info.class_name, "name": a.info.name, "namespace": a.key[0] if a.key else None,
             "state": a.state, "pid": os.getpid(), "incarnation": a.life.incarnation, "restarts": a.life.restarts, "resources": a.needs,
         } for a in self._living()]
-        return {"node_id": NODE, "pid": os.getpid(), "resources": dict(self._totals), "available": self.resources(available=True),
-                "actors": actors, "driver": {"refs": len(self._objects)}}
+        return {"node_id": LOCAL_NODE, "pid": os.getpid(), "resources": dict(self._totals), "available": self.resources(available=True),
+                "capabilities": dict(self._capabilities), "actors": actors,
+                "driver": {"refs": len(self._objects)}}
 
     def on_event(self, fn: Callable[[dict[str, Any]], None]) -> Callable[[], None]:
         self._listeners.append(fn)
@@ -81,7 +93,8 @@ class LocalInquiry:
         self._events += 1
         event: dict[str, Any] = {
             "kind": kind, "actor_id": actor.info.actor, "class_name": actor.info.class_name, "name": actor.info.name,
-            "restarts": actor.life.restarts, "pid": os.getpid(), "node_id": NODE, "seq": self._events, "time": time.time()}
+            "restarts": actor.life.restarts, "pid": os.getpid(), "node_id": LOCAL_NODE,
+            "run_id": LOCAL_NODE, "seq": self._events, "time": time.time()}
         if cause is not None:
             event |= {"reason": cause.reason, "signal": cause.signal, "exit_code": cause.exit_code}
         self.publish(event)
@@ -89,6 +102,6 @@ class LocalInquiry:
     def context(self) -> Mapping[str, Any]:
         frame = self._runs.stack.frames[-1] if self._runs.stack.frames else None
         info = frame.actor.info if frame and frame.actor else None
-        return {"actor_id": info.actor if info else None, "actor_name": info.name if info else None, "node_id": NODE,
+        return {"actor_id": info.actor if info else None, "actor_name": info.name if info else None, "node_id": LOCAL_NODE,
                 "task_id": frame.task_id if frame else None, "attempt": frame.attempt if frame else 0,
                 "namespace": self.namespace, "is_driver": frame is None, "handle_info": info}

@@ -126,7 +126,8 @@ class ReturnWorker:
 @message(51)
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A question with a plain answer: what = "status", "available", "events" (subscribe), "shutdown"; to a side mailbox "holdings"."""
+    """A question with a plain answer: what = "status", "available", "machines", "events" (subscribe), "shutdown"; to a side mailbox
+    "holdings"."""
 
     request: bytes
     peer: Name

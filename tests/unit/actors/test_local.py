@@ -37,7 +37,7 @@ class Node:
 
 def test_a_call_runs_inside_remote_in_the_callers_thread() -> None:
     seen = []
-    stop = soma.on_event(lambda e: seen.append(e["kind"]))
+    stop = soma.on_event(lambda e: seen.append(type(e).__name__))
     node = Node.remote()
     assert seen == ["ActorStarted"]
     assert soma.get(node.where.remote()) == (os.getpid(), threading.get_ident())

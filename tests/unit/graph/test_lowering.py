@@ -14,7 +14,7 @@ from soma.graph import Branch, Loop
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from strategies import Apply, Below, Learn, Odd  # noqa: E402
+from strategies import Apply, Below, Learn, Odd
 
 
 def named(**nodes: Any) -> soma.Graph:

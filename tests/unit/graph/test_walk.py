@@ -21,7 +21,7 @@ from soma.graph.walk import Bundle, Call, Read, Walk
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from strategies import Apply, Below, Learn, Odd, expressions, meaning  # noqa: E402
+from strategies import Apply, Below, Learn, Odd, expressions, meaning
 
 
 def value(named: Any) -> Any:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import soma
 from soma import events
+from soma.cluster.hub import Hub
 from soma.events import (
     KINDS,
     Custom,
@@ -33,7 +34,7 @@ from soma.events import (
     RunStarted,
     event_of,
 )
-from soma.runs import Hub, Run, RunFolder, list_runs, load_run
+from soma.runs import Run, RunFolder, list_runs, load_run
 
 ROOT = Path(soma.__file__).parents[1]
 GIVEN: dict[str, Any] = {"node": "a", "what": "fit", "error": "e", "error_type": "E", "duration_ms": 1.0, "done": 1.0, "epoch": 0, "epochs": 1,
@@ -156,7 +157,7 @@ class TestFolder:
 
     def test_a_crash_shows_as_crashed(self, tmp_path: Path) -> None:
         """A process that is killed says nothing; the kernel does."""
-        code = ("import sys, os, signal; from pathlib import Path; from soma.runs import Run, RunFolder, Hub\n"
+        code = ("import sys, os, signal; from pathlib import Path; from soma.runs import Run, RunFolder; from soma.cluster.hub import Hub\n"
                 "from soma.events import NodeStarted\n"
                 "f = RunFolder.create('r1', 'fit', directory=Path(sys.argv[1]))\n"
                 "r = Run('fit', f, hub=Hub()).__enter__()\n"

@@ -53,16 +53,17 @@ class Hub:
 
     def publish(self, event: Event) -> None:
         """To everybody; a subscriber that raises is reported and keeps its place."""
-        for fn in list(self._subscribers):
-            try:
-                fn(event)
-            except Exception:
-                log.exception("an event subscriber raised; it stays subscribed")
-        if self._is_actor():
-            current.engine().publish(event.as_dict())
+        engine = current.peek()
+        if engine is not None and self._is_actor():
+            engine.publish(event.as_dict())
+            if self._attached is not None and self._attached() is engine:
+                return  # it comes back to the subscribers here from the cluster
+        self._tell(event)
 
     def _from_cluster(self, fields: Mapping[str, Any]) -> None:
-        event = event_of(fields)
+        self._tell(event_of(fields))
+
+    def _tell(self, event: Event) -> None:
         for fn in list(self._subscribers):
             try:
                 fn(event)
