@@ -13,6 +13,7 @@ import click
 
 from soma import __version__
 from soma.cli.cache import cache
+from soma.cli.runs import runs
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -25,6 +26,7 @@ def main() -> None:
 
 
 main.add_command(cache)
+main.add_command(runs)
 
 
 @main.command()

@@ -25,6 +25,9 @@ from soma.store import Cache, Hit
 
 Handle = ActorHandle[FilterActor]
 
+GONE = 2.0
+"""Seconds that killed processes have to be gone."""
+
 
 @dataclass(slots=True)
 class Held:
@@ -206,5 +209,13 @@ class Processes:
                 for handle in handles.values():
                     cluster.kill(handle)
                 if placed is not None:
+                    _wait_for_the_end(handles.values(), placed)
                     release(self._owner)
 
+
+def _wait_for_the_end(handles: Iterable[Handle], placed: Mapping[str, Placed]) -> None:
+    """Until what the processes reserved is free: a call to one that was killed fails when it is gone."""
+    if any(name != "tags" for p in placed.values() for name in p.options):
+        last = [handle.pid.remote() for handle in handles]
+        if last:
+            cluster.wait(last, num_returns=len(last), timeout=GONE)

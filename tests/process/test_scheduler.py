@@ -61,6 +61,10 @@ def test_a_plan_runs_and_its_log_replays() -> None:
         plans.append(get(scheduler.place.remote(request(f"g{i}", *needs))))
         workers += [start(process) for process in plans[-1]["processes"]]
     assert [len(p["processes"]) for p in plans] == [2, 3, 1, 2]
+    for plan in plans:  # what came with each answer is enough to come to it again
+        entries = json.loads(json.dumps(plan.pop("log")))
+        _, said = replay(entries)
+        assert said == [entry["instructions"] for entry in entries if "event" in entry] and plan in said[-1]
     log = json.loads(json.dumps(get(scheduler.log.remote())))
     core, said = replay(log)
     assert said == [entry["instructions"] for entry in log if "event" in entry]
