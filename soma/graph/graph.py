@@ -174,6 +174,10 @@ class Graph(Running):
         """Of the last fit: the loss that training ended with, by the first node of each group that was trained."""
         return dict(self._last.losses) if self._last is not None else {}
 
+    def running(self) -> list[str]:
+        """The names of the processes that exist now; none were needed for what came from the cache."""
+        return list(self._made.running) if self._made is not None else []
+
     def pids(self) -> dict[str, int]:
         """The process of each filter, by id."""
         self._ready("pids", Settings())

@@ -1,4 +1,4 @@
-"""The main job on real data: `examples/digits.py`, and what a graph of processes must do that one process cannot show."""
+"""What a graph of processes must do that one process cannot show."""
 
 from __future__ import annotations
 
@@ -17,20 +17,6 @@ import soma
 from soma.errors import ActorDiedError
 
 ROOT = Path(soma.__file__).parents[1]
-
-
-@pytest.mark.timeout(60)
-def test_the_example(tmp_path: Path) -> None:
-    pytest.importorskip("sklearn")
-    example = Path(__file__).parents[2] / "examples" / "digits.py"
-    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=50, cwd=tmp_path,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    accuracy = re.search(r"^test accuracy ([\d.]+) in", done.stdout, re.M)
-    assert accuracy and float(accuracy[1]) >= 0.95
-    assert len(set(re.findall(r"(?:scale|logistic_regression|k_neighbors_classifier|vote) (\d+)", done.stdout))) == 4
-    assert "the scaler learnt: {'mean': (64,), 'spread': (64,)}" in done.stdout
 
 
 @soma.filter

@@ -1,0 +1,61 @@
+"""The examples, as a user runs them: a fresh process, real data, from the first line to the last."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import soma
+
+pytest.importorskip("sklearn")
+ROOT = Path(soma.__file__).parents[1]
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, where: Path, *arguments: str) -> str:
+    done = subprocess.run([sys.executable, str(EXAMPLES / name), *arguments], capture_output=True, text=True, timeout=100, cwd=where,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_every_example_is_tried() -> None:
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {"digits.py", "diabetes.py", "text.py"}
+
+
+@pytest.mark.timeout(60)
+def test_digits(tmp_path: Path) -> None:
+    out = run("digits.py", tmp_path)
+    fits = re.findall(r"^(first|second) fit: ([\d.]+) s, test accuracy ([\d.]+), processes started: (\d)$", out, re.M)
+    assert [(f[0], f[3]) for f in fits] == [("first", "4"), ("second", "0")]
+    assert fits[0][2] == fits[1][2] and float(fits[0][2]) >= 0.95
+    assert float(fits[1][1]) < float(fits[0][1]) / 2
+    assert out.count("output hit (disk)") == 4 and "from 88 columns" in out
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(90)
+def test_diabetes(tmp_path: Path) -> None:
+    out = run("diabetes.py", tmp_path)
+    scores = dict(re.findall(r"^(head|ridge) +R² on patients never seen: ([\d.]+)$", out, re.M))
+    assert float(scores["ridge"]) > 0.3 and float(scores["head"]) > 0.3
+    assert "one process, one autograd graph" in out and "read back, the same predictions: True" in out
+
+
+@pytest.mark.timeout(120)
+def test_text(tmp_path: Path) -> None:
+    """A file larger than what each process may use; a process that used more would have been killed."""
+    out = run("text.py", tmp_path, "--megabytes", "155", "--limit", "150")
+    assert float(re.findall(r"^(\d+) MB of text", out, re.M)[0]) > 150
+    used = [int(n) for n in re.findall(r"(?:hashing_vectorizer|sgd_classifier) (\d+) MB", out)]
+    assert len(used) == 2 and max(used) < 150
+    (grown,) = re.findall(r"this program \+(\d+) MB", out)
+    assert int(grown) < 75
+    (right,) = re.findall(r"right for ([\d.]+)% of", out)
+    assert float(right) > 90
