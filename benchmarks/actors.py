@@ -1,167 +1,52 @@
 """soma's actors against raw ZeroMQ, multiprocessing and, where installed, Ray, Dask and xoscar: `python -m benchmarks.actors`.
 
-Each round measures every system once, each in a process of its own that is started for it, so none disturbs another and
-a crash is a result. The order rotates from round to round. Figures are medians over the rounds.
+Each round measures every system once, in a process of its own. Figures are medians over the rounds.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import secrets
-import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
 
-from benchmarks import peers, proc, report
+from benchmarks import peers, proc
+from benchmarks.actor_figures import ACTORS
+from benchmarks.rounds import Bench, Record, Round, lines_of, program
 
-ROUND_LIMIT = 240.0
-"""Seconds after which a system's round is ended and reported as failed."""
 KILL_LIMIT = 30.0
 """Seconds that are watched after the driver's SIGKILL."""
 KILL_AGAIN = 5.0
 """What took longer than this to disappear is not waited for in the further rounds."""
 
 
-@dataclass(slots=True)
-class Record:
-    """What is known of one system after some rounds."""
-
-    status: str = "measured"
-    version: str = ""
-    note: str = ""
-    skips: list[str] = field(default_factory=list)
-    samples: dict[str, list[float]] = field(default_factory=dict)
-    failures: dict[str, list[str]] = field(default_factory=dict)
-    """Step → text of each failure: a median of the rounds that went well must not hide the others."""
-
-    def add(self, line: dict[str, object]) -> None:
-        match line:
-            case {"step": "about", "version": str(version), "note": str(note), "skips": list(skips)}:
-                self.version, self.note, self.skips = version, note, skips
-            case {"step": "absent"}:
-                self.status = "absent"
-            case {"step": str(step), "failed": str(text)}:
-                self.failures.setdefault(step, []).append(text)
-            case {"values": dict(values)}:
-                for key, value in values.items():
-                    self.samples.setdefault(key, []).append(float(value))
-
-
-@dataclass(frozen=True, slots=True)
-class Bench:
-    """How the measured processes are started."""
-
-    quick: bool
-    python: str
-    logs: Path
-
-    @contextmanager
-    def process(self, system: str, *flags: str) -> Iterator[tuple[subprocess.Popen[str], Path, str, Path]]:
-        """A process that measures `system`: (process, its results, its mark, its scratch); nothing of it stays."""
-        mark, scratch = secrets.token_hex(8), Path(tempfile.mkdtemp(prefix="b"))
-        results = scratch / "results"
-        results.touch()
-        arguments = ["benchmarks.one_round", system, str(results), *flags, *(["--quick"] if self.quick else [])]
-        with (self.logs / f"{system}.log").open("a") as log:
-            process = proc.spawn(arguments, mark, scratch, self.python, log)
-            try:
-                yield process, results, mark, scratch
-            finally:
-                proc.end(proc.family(process.pid, mark))
-                process.kill()
-                process.wait()
-                shutil.rmtree(scratch, ignore_errors=True)
-
-    def measure(self, system: str, record: Record) -> None:
-        with self.process(system) as (process, results, _, _):
-            try:
-                code = process.wait(ROUND_LIMIT)
-                ended = f"its process ended with {code}"
-            except subprocess.TimeoutExpired:
-                code, ended = 1, f"not done after {ROUND_LIMIT:.0f} s"
-            lines = _lines(results)
-        for line in lines:
-            record.add(line)
-        if code and not any("failed" in line for line in lines):
-            record.add({"step": "system", "failed": ended})
-
-    def kill_driver(self, system: str, record: Record) -> None:
-        with self.process(system, "--until-killed") as (process, results, mark, scratch):
-            deadline = time.monotonic() + 60
-            while not (lines := _lines(results)):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    record.add({"step": "driver_killed", "failed": "the driver did not start"})
-                    return
-                time.sleep(0.02)
-            if lines[0]["step"] != "ready":
-                record.add(lines[0] | {"step": "driver_killed"})
+def kill_driver(bench: Bench, system: str, record: Record) -> None:
+    with bench.process(system, "--until-killed") as (process, results, mark, scratch):
+        deadline = time.monotonic() + 60
+        while not (lines := lines_of(results)):
+            if process.poll() is not None or time.monotonic() > deadline:
+                record.add({"step": "driver_killed", "failed": "the driver did not start"})
                 return
-            try:
-                seconds = proc.seconds_until_nothing_is_left(process, mark, scratch, KILL_LIMIT)
-                record.add({"step": "driver_killed", "values": {"driver_killed": seconds}})
-            except RuntimeError as left:
-                record.add({"step": "driver_killed", "failed": str(left)})
+            time.sleep(0.02)
+        if lines[0]["step"] != "ready":
+            record.add(lines[0] | {"step": "driver_killed"})
+            return
+        try:
+            seconds = proc.seconds_until_nothing_is_left(process, mark, scratch, KILL_LIMIT)
+            record.add({"step": "driver_killed", "values": {"driver_killed": seconds}})
+        except RuntimeError as left:
+            record.add({"step": "driver_killed", "failed": str(left)})
 
-    def round(self, system: str, record: Record) -> None:
-        self.measure(system, record)
+
+def round_of(bench: Bench) -> Round:
+    def measure(system: str, record: Record) -> None:
+        bench.measure(system, record)
         if record.status == "absent" or "driver_killed" in record.skips:
             return
         slow = max(record.samples.get("driver_killed", [0.0])) > KILL_AGAIN
         if not slow and "driver_killed" not in record.failures:
-            self.kill_driver(system, record)
+            kill_driver(bench, system, record)
 
-
-def _lines(results: Path) -> list[dict[str, object]]:
-    """Whole lines only: the last one may be being written."""
-    return [json.loads(line) for line in results.read_text().splitlines(keepends=True) if line.endswith("\n")]
-
-
-def run(systems: list[str], rounds: int, bench: Bench) -> dict[str, Record]:
-    records = {system: Record() for system in systems}
-    for number in range(rounds):
-        turn = number % len(systems)
-        for system in systems[turn:] + systems[:turn]:
-            record = records[system]
-            if record.status == "absent":
-                continue
-            begin = time.monotonic()
-            bench.round(system, record)
-            said = "absent" if record.status == "absent" else f"{time.monotonic() - begin:.1f} s"
-            print(f"round {number + 1}/{rounds}: {system} {said}", file=sys.stderr, flush=True)
-    return records
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.actors", description=__doc__)
-    parser.add_argument("--rounds", type=int, help="default 5, or 1 with --quick")
-    parser.add_argument("--only", default=",".join(peers.NAMES), help="comma-separated: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    parser.add_argument("--quick", action="store_true", help="few calls, one round: to see that it works, not to quote")
-    parser.add_argument("--python", default=sys.executable, help="interpreter that measures, default this one")
-    parser.add_argument("--readme", type=Path, help="write the tables between this file's bench markers")
-    arguments = parser.parse_args()
-    systems = [name for name in arguments.only.split(",") if name]
-    if unknown := set(systems) - set(peers.NAMES):
-        parser.error(f"--only: unknown {', '.join(sorted(unknown))}; known are {', '.join(peers.NAMES)}")
-    rounds = arguments.rounds if arguments.rounds is not None else 1 if arguments.quick else 5
-    if rounds < 1:
-        parser.error("--rounds: at least 1")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started is ended
-    logs = Path(tempfile.mkdtemp(prefix="bench-logs-"))
-    records = run(systems, rounds, Bench(arguments.quick, arguments.python, logs))
-    found = report.summary(records, rounds, arguments.quick)
-    report.write(found, arguments.out, arguments.readme)
-    print(f"what the systems printed: {logs}", file=sys.stderr)
-    return 0
+    return measure
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(program(ACTORS, "benchmarks.one_round", peers.NAMES, round_of, __doc__))

@@ -11,13 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
 
-from benchmarks.figures import EXTRAS, FIGURES, PROMISES, Medians
-
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
-STEP_OF = {"argument_1": "argument", "argument_10": "argument", "argument_100": "argument", "result_1": "result",
-           "result_10": "result", "result_100": "result", "further_actor": "further", "actor_pss": "further",
-           "helpers_pss": "further", "init": "start", "first_actor": "start"}
-"""Figure → the step it comes from, where the names differ."""
+from benchmarks.figures import Medians, Subject
 
 
 class Recorded(Protocol):
@@ -42,7 +36,7 @@ def machine() -> dict[str, Any]:
             "python": platform.python_version()}
 
 
-def summary(records: Mapping[str, Recorded], rounds: int, quick: bool) -> dict[str, Any]:
+def summary(subject: Subject, records: Mapping[str, Recorded], rounds: int, quick: bool) -> dict[str, Any]:
     systems = {
         name: {"status": r.status, "version": r.version, "note": r.note, "skips": r.skips, "failures": r.failures,
                "figures": {key: {"median": median(s), "low": min(s), "high": max(s), "samples": s}
@@ -51,12 +45,12 @@ def summary(records: Mapping[str, Recorded], rounds: int, quick: bool) -> dict[s
     }
     median_of = medians(systems)
     promises = []
-    for promise in PROMISES:
+    for promise in subject.promises:
         value = promise.value(median_of)
         promises.append({"figure": promise.title, "promised": promise.wanted(), "measured": value, "unit": promise.unit,
                          "met": None if value is None else promise.met(value)})
     return {"date": datetime.date.today().isoformat(), "machine": machine(), "rounds": rounds, "quick": quick,
-            "figures": {f.key: {"title": f.title, "unit": f.unit} for f in FIGURES + EXTRAS},
+            "figures": {f.key: {"title": f.title, "unit": f.unit} for f in subject.figures + subject.extras},
             "systems": systems, "promises": promises}
 
 
@@ -73,15 +67,15 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def cell(system: Mapping[str, Any], key: str) -> str:
+def cell(subject: Subject, system: Mapping[str, Any], key: str) -> str:
     """A figure, "failed" (the reason is in the notes), or a dash where the figure means nothing for the system."""
     if key in system["figures"]:
         return number(system["figures"][key]["median"])
-    step = STEP_OF.get(key, key)
+    step = subject.step_of.get(key, key)
     return "failed" if step not in system["skips"] and {step, "system"} & set(system["failures"]) else "–"
 
 
-def markdown(found: Mapping[str, Any]) -> str:
+def markdown(subject: Subject, found: Mapping[str, Any]) -> str:
     systems, m = found["systems"], found["machine"]
     here = [name for name, s in systems.items() if s["status"] == "measured"]
     lines = [
@@ -91,7 +85,8 @@ def markdown(found: Mapping[str, Any]) -> str:
         "",
         "| figure | unit | " + " | ".join(f"{name} {systems[name]['version']}".strip() for name in here) + " |",
         "|---|---|" + "--:|" * len(here),
-        *(f"| {f.title} | {f.unit} | " + " | ".join(cell(systems[name], f.key) for name in here) + " |" for f in FIGURES),
+        *(f"| {f.title} | {f.unit} | " + " | ".join(cell(subject, systems[name], f.key) for name in here) + " |"
+          for f in subject.figures),
         "",
     ]
     lines += [f"- {name}: {systems[name]['note']}" for name in here if systems[name]["note"]]
@@ -107,24 +102,25 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def into_readme(readme: Path, text: str) -> None:
+def into_readme(subject: Subject, readme: Path, text: str) -> None:
+    begin, end = f"<!-- bench {subject.name}:begin -->", f"<!-- bench {subject.name}:end -->"
     whole = readme.read_text()
-    if whole.count(BEGIN) != 1 or whole.count(END) != 1 or whole.index(BEGIN) > whole.index(END):
-        raise ValueError(f"{readme} must contain {BEGIN} and then {END}, once each")
-    before, rest = whole.split(BEGIN)
-    readme.write_text(f"{before}{BEGIN}\n{text}{END}{rest.split(END)[1]}")
+    if whole.count(begin) != 1 or whole.count(end) != 1 or whole.index(begin) > whole.index(end):
+        raise ValueError(f"{readme} must contain {begin} and then {end}, once each")
+    before, rest = whole.split(begin)
+    readme.write_text(f"{before}{begin}\n{text}{end}{rest.split(end)[1]}")
 
 
-def write(found: Mapping[str, Any], out: Path, readme: Path | None) -> None:
+def write(subject: Subject, found: Mapping[str, Any], out: Path, readme: Path | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    (out / "actors.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
-    text = markdown(found)
+    (out / f"{subject.name}.json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    text = markdown(subject, found)
     print(text)
     try:
         from benchmarks import chart
     except ImportError as missing:
         print(f"no chart: {missing}")
     else:
-        chart.draw(found, out / "actors.png")
+        chart.draw(subject, found, out / f"{subject.name}.png")
     if readme is not None:
-        into_readme(readme, text)
+        into_readme(subject, readme, text)

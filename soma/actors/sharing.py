@@ -205,16 +205,23 @@ class Sharing:
         from soma.actors.failures import describe
         from soma.transport.codec import encode
 
+        def failed(error: BaseException) -> Parcel:
+            return Parcel(encode(describe(error, entry.producer or self._port.me)).body)
+
         parcel, status = entry.parcel, m.OK if entry.status is Status.VALUE else m.ERROR
         if entry.status is Status.FAILED:
             assert entry.error is not None
-            parcel = Parcel(encode(describe(entry.error, entry.producer or self._port.me)).body)
+            parcel = failed(entry.error)
         assert parcel is not None
         with self._port.lock:
             if self.is_dead(peer):
                 return
+            try:
+                frames = to_frames(parcel, self._port.arena, peer)
+            except SomaError as error:  # whoever asked waits for an answer: no more leases, or memory that is gone
+                parcel, status = failed(error), m.ERROR
+                frames = to_frames(parcel, self._port.arena, peer)
             notes = self.register(parcel.notes, peer)
-            frames = to_frames(parcel, self._port.arena, peer)
         self._port.outlet.send(peer, [pack(m.ObjectValue(entry.id, status, notes)), *frames])
 
     def is_dead(self, peer: str) -> bool:

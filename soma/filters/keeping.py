@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
-from soma.errors import CacheFullError, CacheMissError
+from soma.errors import CacheError, CacheMissError
 from soma.filters.summary import summary_of
 from soma.filters.tasks import Keeping, Stored
 from soma.store import Cache, CacheSpec, Made, digest
@@ -55,11 +56,17 @@ class Keeper:
         return self._cache
 
     def _kept(self, keeping: Keeping, key: str, what: str, store: bool, make: Callable[[], Any]) -> Kept:
+        part = "the state" if what == "fit" else "the output"
         if self._spec is None or not store:
             value = make()
-            return Kept(value, digest(value, "the output" if what != "fit" else "the state"))
+            return Kept(value, digest(value, part))
         cache = self._open()
-        with cache.only_once(key):
+        with ExitStack() as alone:
+            try:
+                alone.enter_context(cache.only_once(key))
+            except CacheError as e:  # its directory is gone, or cannot be written to
+                value = make()
+                return Kept(value, digest(value, part), warning=str(e))
             hit = cache.find(key)  # somebody else may have made it since the driver looked
             if hit is not None:
                 try:
@@ -69,10 +76,10 @@ class Keeper:
             began = time.perf_counter()
             value = make()
             ms = (time.perf_counter() - began) * 1e3
-            hashed = digest(value, "the output" if what != "fit" else "the state")
+            hashed = digest(value, part)
             made = Made(f"{keeping.title} {what}", keeping.parts, ms, time.time(), summary_of(value), keeping.run)
             try:
                 cache.store(key, value, hashed, made)
-            except CacheFullError as e:
+            except CacheError as e:
                 return Kept(value, hashed, warning=str(e))
             return Kept(value, hashed)

@@ -57,23 +57,58 @@ class Window:
             self._munmap(self._address, self._length)
 
 
-class Segment:
-    """An open segment, own or foreign. Closed by `close`, or when nobody refers to it any more and the last pin is out.
+class _Descriptor:
+    """The file descriptor of a segment; closed by `close`, or when nobody refers to it any more and the last pin is out.
 
     The garbage collector finalizes the objects of a cycle in any order, so this one perhaps before a block that still has to
-    return its lease through the descriptor: whoever needs it in a finalizer pins it.
+    return its lease through it: whoever needs it in a finalizer pins it.
     """
 
-    __slots__ = ("__weakref__", "_close", "_file", "_orphan", "_pins", "fd", "inode", "size")
+    __slots__ = ("_close", "_orphan", "_pins", "fd")
 
-    def __init__(self, fd: int, file: str | None) -> None:
+    def __init__(self, fd: int) -> None:
         self._close = os.close  # kept here: module globals may be gone when the interpreter ends
-        self.fd = -1  # not ours to close, should fstat fail
         self._pins: list[None] = []  # append and pop are atomic, in any thread and finalizer
         self._orphan = False
+        self.fd = fd
+
+    def close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            self._close(fd)
+
+    def pin(self) -> None:
+        self._pins.append(None)
+
+    def unpin(self) -> None:
+        self._pins.pop()
+        if self._orphan:
+            self.__del__()
+
+    def __del__(self) -> None:
+        self._orphan = True
+        if not self._pins:
+            self.close()
+
+
+class Segment:
+    """An open segment, own or foreign.
+
+    Arenas find theirs by weak reference, so a finalizer must not be here: while one runs, a weak reference still hands out the
+    object, and another thread would go on with a descriptor that is being closed. It is the descriptor's.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor", "_file", "inode", "size")
+
+    def __init__(self, fd: int, file: str | None) -> None:
         info = os.fstat(fd)
         self.inode, self.size = info.st_ino, info.st_size
-        self.fd, self._file = fd, file
+        self._descriptor, self._file = _Descriptor(fd), file
+
+    @property
+    def fd(self) -> int:
+        """-1 once closed."""
+        return self._descriptor.fd
 
     @property
     def path(self) -> str:
@@ -95,26 +130,17 @@ class Segment:
 
     def close(self, *, unlink: bool = False) -> None:
         """Close the descriptor; windows stay valid. `unlink` also removes the file, where it is one."""
-        fd, self.fd = self.fd, -1
-        if fd >= 0:
-            self._close(fd)
+        if self.fd >= 0:
+            self._descriptor.close()
             if unlink and self._file:
                 Path(self._file).unlink(missing_ok=True)
 
     def pin(self) -> None:
-        """Keep the descriptor open until `unpin`, even while this object is being finalized."""
-        self._pins.append(None)
+        """Keep the descriptor open until `unpin`, even when this object is gone."""
+        self._descriptor.pin()
 
     def unpin(self) -> None:
-        self._pins.pop()
-        if self._orphan:
-            self.__del__()
-
-    def __del__(self) -> None:
-        self._orphan = True
-        if self.fd >= 0 and not self._pins:
-            fd, self.fd = self.fd, -1
-            self._close(fd)
+        self._descriptor.unpin()
 
 
 def create(size: int, directory: Path, *, memfd: bool) -> Segment:

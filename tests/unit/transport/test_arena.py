@@ -237,6 +237,27 @@ def test_views_outlive_the_sender(memfd: bool, tmp_path: Path) -> None:
             reader.open(unopened)
 
 
+def test_a_segment_that_is_being_closed_is_not_found_by_another_reader(
+    arena: Arena, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, memfd: bool,
+) -> None:
+    """Closing a descriptor lets other threads run: one of them opens the next grant right then."""
+    with Arena(16 * PAGE, tmp_path, memfd=memfd) as reader:
+        block = stored(arena, b"x" * PAGE)
+        first, second = (granted(arena, block) for _ in range(2))
+        close, opened = os.close, []
+
+        def close_while_another_opens(fd: int) -> None:
+            if not opened:
+                opened.append(reader.open(second))
+            close(fd)
+
+        monkeypatch.setattr(os, "close", close_while_another_opens)
+        reader.open(first)  # dropped at once, so its segments are closed
+        monkeypatch.undo()
+        assert bytes(opened[0].view()) == b"x" * PAGE
+        reader.grant(opened[0], "next")
+
+
 def test_close_leaves_nothing_and_refuses_use(memfd: bool, tmp_path: Path) -> None:
     before = fds()
     arena = Arena(4 * PAGE, tmp_path, memfd=memfd)
