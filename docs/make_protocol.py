@@ -21,8 +21,8 @@ SECTIONS = ((range(1, 20), "Read from the mailbox", "By the thread that waits, s
 
 DIRECTION = {
     "Call": "caller → actor", "Reply": "actor → caller", "Credit": "caller → actor", "ObjectValue": "owner → who asked",
-    "ActorUpdate": "daemon → watchers", "Answer": "daemon → who asked", "Deadlock": "daemon → actor", "Stop": "daemon → actor", "Said": "actor → caller",
-    "Cancel": "caller → actor", "Fetch": "borrower → owner", "Hold": "any → owner", "PeerDied": "daemon → all",
+    "ActorUpdate": "daemon → watchers", "Answer": "daemon → who asked", "Deadlock": "daemon → actor", "Stop": "daemon → actor",
+    "Said": "actor → caller", "Cancel": "caller → actor", "Fetch": "borrower → owner", "Hold": "any → owner", "PeerDied": "daemon → all",
     "LogLines": "daemon → drivers", "Event": "any → daemon → subscribers",
     "Hello": "any → daemon", "CreateActor": "creator → daemon", "Watch": "any → daemon", "Kill": "any → daemon",
     "FindActor": "any → daemon", "Blocked": "actor → daemon", "Unblocked": "actor → daemon", "ActorReady": "actor → daemon",

@@ -80,7 +80,8 @@ with tempfile.TemporaryDirectory() as folder:
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         used = {a["name"].rpartition("-")[0]: a["memory_bytes"] / 1e6 for a in soma.status()["actors"] if a["class_name"] == "FilterActor"}
         print(f"learnt in {took:.1f} s ({path.stat().st_size / 1e6 / took:.0f} MB/s)")
-        print("memory:", ", ".join(f"{name} {mb:.0f} MB" for name, mb in used.items()), f"(limit {asked.limit} MB); this program +{grown:.0f} MB")
+        actors = ", ".join(f"{name} {mb:.0f} MB" for name, mb in used.items())
+        print(f"memory: {actors} (limit {asked.limit} MB); this program +{grown:.0f} MB")
 
         texts, labels = [text for _, text in held_out], np.array([label for label, _ in held_out])
         predicted = np.concatenate(list(g.forward(texts, stream=True, chunk_size=5_000)))

@@ -31,8 +31,8 @@ TRANSPORT_ONLY = {"zmq", "pickle", "cloudpickle", "_pickle", "marshal", "shelve"
 """Foreign formats and sockets have one home, and so do their errors."""
 
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 7
-PUBLIC_VERBS = {"soma/cluster/session.py": {"init"}}
-"""Users call these by keyword; the names are Ray's."""
+PUBLIC_VERBS = {"soma/cluster/session.py": {"init"}, "soma/graph/graph.py": {"fit", "forward"}}
+"""Users call these by keyword; the names are the field's."""
 
 SAYS_NOTHING = {"manager", "helper", "helpers", "util", "utils", "base", "impl"}
 FOREIGN_NAMES = {"BasePredictor", "BaseRunner"}

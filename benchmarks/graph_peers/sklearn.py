@@ -13,7 +13,7 @@ from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from benchmarks.graph_work import TWO_FLOATS, Scale, Values, cached_input, p50, same
 
-NOTE = "one process: nothing is isolated and nothing runs side by side. Its cache keeps what transformers fitted; the last step is fitted anew"
+NOTE = "one process: nothing is isolated and nothing runs side by side. Its cache is for transformers; the last step is fitted anew"
 
 
 def chains(scale: Scale) -> Values:

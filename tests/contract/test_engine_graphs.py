@@ -332,7 +332,8 @@ class TestSchemas:
 
         with soma.Graph(First()) as g:
             assert g.forward(X).shape == (10,)
-            with pytest.raises(SchemaError, match=r"node 'first' \(First\): its input: float64\[n, 3\] is wanted, and this is float64\[10, 2\]"):
+            wrong = r"node 'first' \(First\): its input: float64\[n, 3\] is wanted, and this is float64\[10, 2\]"
+            with pytest.raises(SchemaError, match=wrong):
                 g.forward(X[:, :2])
             with pytest.raises(SchemaError, match=r"its output: float64\[n\] is wanted \(n is 2\), and this is float64\[1\]"):
                 g.forward(X[:2])

@@ -186,10 +186,12 @@ def test_its_log_replays_to_the_same_decisions(scheduler: Any) -> None:
     tasks = [{"id": f"t{i}", "needs": {"CPU": 1.0}, "inputs": [[f"t{i - 1}", 10]] if i % 3 else []} for i in range(9)]
     plan = get(scheduler.place.remote(process("plan", *tasks)))
     assert [p["tasks"] for p in plan["processes"]] == [[f"t{i}", f"t{i + 1}", f"t{i + 2}"] for i in (0, 3, 6)]
+    own = plan.pop("log")
     log = json.loads(json.dumps(get(scheduler.log.remote())))
     core, said = replay(log)
     assert said == [entry["instructions"] for entry in log if "event" in entry]
     assert plan in [i for instructions in said for i in instructions]
+    assert plan in [i for instructions in replay(json.loads(json.dumps(own)))[1] for i in instructions]
     get(scheduler.release.remote("plan"))
     assert core.state()["placed"] != get(scheduler.state.remote())["placed"] == []
 

@@ -232,3 +232,24 @@ def test_a_value_whose_owner_died_is_lost_and_says_so():
     with pytest.raises(soma.ObjectLostError):
         soma.get(small, timeout=5)
     gc.collect()
+
+
+def test_who_asks_for_a_value_that_cannot_be_lent_is_told(monkeypatch):
+    """All leases in use, say: the answer is that, never silence."""
+    from soma.errors import ClusterError
+    from soma.transport.arena import Arena
+
+    @soma.remote
+    class Asker:
+        def first(self, refs):
+            return soma.get(refs[0], timeout=20)[0]
+
+    def no_lease(*_):
+        raise ClusterError("all leases of this process are in use")
+
+    asker, ref = Asker.remote(), soma.put(np.ones(1 << 17))
+    monkeypatch.setattr(Arena, "grant", no_lease)
+    with pytest.raises(ClusterError, match="all leases of this process are in use"):
+        soma.get(asker.first.remote([ref]), timeout=20)
+    monkeypatch.undo()
+    assert soma.get(asker.first.remote([soma.put(np.ones(1 << 17))]), timeout=20) == 1

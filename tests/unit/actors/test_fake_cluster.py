@@ -82,6 +82,7 @@ class FakeCluster(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         gc.disable()  # when a ref in a cycle is dropped must not depend on what ran before
+        gc.freeze()  # nor how long `teardown` takes on what other tests keep
         self.directory = Path(tempfile.mkdtemp(prefix="soma-fake-"))
         self.wire = InprocWire()
         self.box, self.out = self.wire.mailbox(DAEMON), self.wire.outlet(DAEMON)
@@ -388,6 +389,7 @@ class FakeCluster(RuleBasedStateMachine):
             assert (stats.leases, stats.blocks, stats.used) == (0, 0, 0)
             assert [e.id for e in self.runtime.sharing.table.values()] == []
         finally:
+            gc.unfreeze()
             gc.enable()
             self.runtime.shutdown()
             current.set_engine(None)

@@ -73,7 +73,8 @@ def test_two_that_cannot_meet(given_: str, wanted: str) -> None:
 
 def test_dots_stand_for_any_number_of_dimensions() -> None:
     schema = Schema.of("float64[n, ..., 3]")
-    assert [problem_with(np.zeros(s), schema, {}) == "" for s in [(1, 3), (1, 2, 3), (1, 2, 2, 3), (3,), (1, 2)]] == [True] * 3 + [False] * 2
+    shapes = [(1, 3), (1, 2, 3), (1, 2, 2, 3), (3,), (1, 2)]
+    assert [problem_with(np.zeros(s), schema, {}) == "" for s in shapes] == [True] * 3 + [False] * 2
 
 
 @pytest.mark.parametrize(("spec", "error"), [("float64[n", ValueError), ("", ValueError), ("[-1]", ValueError), ("[..., ...]", ValueError),
@@ -103,7 +104,9 @@ class TestWhenAGraphIsCompiled:
 
     def test_filters_that_cannot_meet_are_named(self) -> None:
         g = soma.Graph(self.step(None, "float64[n, 3]") >> self.step("float64[n, 4]", None))
-        with pytest.raises(SchemaError, match=r"'function' >> 'function_2': 'function' gives float64\[n, 3\], and float64\[n, 4\] is wanted"):
+        with pytest.raises(
+            SchemaError, match=r"'function' >> 'function_2': 'function' gives float64\[n, 3\], and float64\[n, 4\] is wanted",
+        ):
             g.compile()
 
     def test_sizes_are_carried_through(self) -> None:

@@ -44,8 +44,9 @@ class TestRows:
         if not isinstance(value, dict):
             assert take(value, slice(0, 1)) is value
 
-    @pytest.mark.parametrize(("pieces", "match"), [([1, 2], "chunks of int"), ([[1], np.array([1])], "different kinds cannot be put together: list, ndarray"),
-                                                   ([{"a": [1]}, {"b": [1]}], "different keys")])
+    @pytest.mark.parametrize(("pieces", "match"), [
+        ([1, 2], "chunks of int"), ([[1], np.array([1])], "different kinds cannot be put together: list, ndarray"),
+        ([{"a": [1]}, {"b": [1]}], "different keys")])
     def test_chunks_that_cannot_be_put_together(self, pieces: list[Any], match: str) -> None:
         with pytest.raises(TypeError, match=match):
             joined(pieces)
@@ -86,7 +87,8 @@ class TestSearch:
         assert soma.search(1e-3, 10, scale="log", default=1.0).default == 1.0
 
     @pytest.mark.parametrize(("args", "kwargs", "error", "match"), [
-        ((), {}, TypeError, "low and high, or choices"), ((1,), {}, TypeError, "low and high"), ((2, 1), {}, ValueError, "low=2 is not below"),
+        ((), {}, TypeError, "low and high, or choices"), ((1,), {}, TypeError, "low and high"),
+        ((2, 1), {}, ValueError, "low=2 is not below"),
         ((0, 1), {"scale": "log"}, ValueError, "low=0 has no logarithm"), ((0, 1), {"scale": "ln"}, ValueError, "scale='ln'"),
         ((0, float("inf")), {}, ValueError, "high=inf"), ((0, 1), {"default": 2}, ValueError, "default=2 is not between"),
         ((0, 1), {"choices": [1]}, TypeError, "either"), ((), {"choices": []}, ValueError, "nothing to choose"),
@@ -153,7 +155,8 @@ class TestReports:
 
 
 @pytest.mark.parametrize(("value", "said"), [
-    (np.zeros((3, 4)), "float64[3, 4]"), (3.5, "3.5"), (None, "None"), ("abc", "str of 3"), ([1, 2], "list of 2"), ({"a": 1, "b": 2}, "{a, b}"),
+    (np.zeros((3, 4)), "float64[3, 4]"), (3.5, "3.5"), (None, "None"), ("abc", "str of 3"), ([1, 2], "list of 2"),
+    ({"a": 1, "b": 2}, "{a, b}"),
     ({i: i for i in range(20)}, "{0, 1, 2, 3, 4, 5, 6, 7, …}"), (object, "type"), (10**200, f"{10**200!r}"[:59] + "…")])
 def test_summaries(value: Any, said: str) -> None:
     assert summary_of(value) == said

@@ -37,7 +37,8 @@ from soma.events import (
 from soma.runs import Run, RunFolder, list_runs, load_run
 
 ROOT = Path(soma.__file__).parents[1]
-GIVEN: dict[str, Any] = {"node": "a", "what": "fit", "error": "e", "error_type": "E", "duration_ms": 1.0, "done": 1.0, "epoch": 0, "epochs": 1,
+GIVEN: dict[str, Any] = {"node": "a", "what": "fit", "error": "e", "error_type": "E", "duration_ms": 1.0, "done": 1.0,
+                         "epoch": 0, "epochs": 1,
                          "loss": 0.5, "step": 1, "name": "n", "value": 2.0, "generation": 0, "best": {"x": 1.0}, "member": 1, "source": 0,
                          "study": "s", "trial": 3, "actor_id": "aa", "node_id": "n1", "tier": "disk", "load_ms": 0.1, "why": "w"}
 
@@ -185,7 +186,8 @@ class TestFolder:
             heard: list[Event] = []
             hub = Hub()
             hub.subscribe(heard.append)
-            with pytest.warns(RuntimeWarning, match="run r1 is not recorded any further: .*File too large"), Run("fit", folder, hub=hub) as run:
+            warned = pytest.warns(RuntimeWarning, match="run r1 is not recorded any further: .*File too large")
+            with warned, Run("fit", folder, hub=hub) as run:
                 for _ in range(100):
                     run.emit(NodeStarted, node="a" * 50)
         finally:
@@ -253,7 +255,8 @@ class TestRunsOfGraphs:
         assert [e.seq for e in events] == list(range(len(events)))
         said = [(type(e).__name__, getattr(e, "node", "")) for e in events]
         per_node = ["NodeStarted", *["MetricReported", "NodeProgress"] * 3, "NodeCompleted"]
-        assert said == [("RunStarted", ""), *((k, "learner") for k in per_node), *((k, "learner_2") for k in per_node), ("RunCompleted", "")]
+        assert said == [
+            ("RunStarted", ""), *((k, "learner") for k in per_node), *((k, "learner_2") for k in per_node), ("RunCompleted", "")]
         assert [m["value"] for m in run.metrics() if m["node"] == "learner"] == [1, 0.5, 1 / 3]
         assert soma.graph.Plan.from_json((run.path / "plan.json").read_text()) == g.compile()
 

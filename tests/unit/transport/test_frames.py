@@ -232,9 +232,10 @@ def mutated(rng: random.Random, frame: bytes) -> bytes:
 def test_numbers_stay_what_they_are() -> None:
     """Append only: a number that was ever used means the same for ever."""
     assert {cls.__name__: kind for kind, cls in catalogue()} == {
-        "Call": 1, "Reply": 2, "Credit": 3, "ObjectValue": 4, "ActorUpdate": 5, "Answer": 6, "Deadlock": 7, "Stop": 8, "Said": 9, "Cancel": 20,
-        "Fetch": 21, "Hold": 22, "PeerDied": 23, "LogLines": 24, "Event": 25, "Hello": 40, "CreateActor": 41, "Watch": 42, "Kill": 43,
-        "FindActor": 44, "Blocked": 45, "Unblocked": 46, "ActorReady": 47, "Leaving": 48, "LeaseWorker": 49, "ReturnWorker": 50, "Ask": 51}
+        "Call": 1, "Reply": 2, "Credit": 3, "ObjectValue": 4, "ActorUpdate": 5, "Answer": 6, "Deadlock": 7, "Stop": 8, "Said": 9,
+        "Cancel": 20, "Fetch": 21, "Hold": 22, "PeerDied": 23, "LogLines": 24, "Event": 25, "Hello": 40, "CreateActor": 41, "Watch": 42,
+        "Kill": 43, "FindActor": 44, "Blocked": 45, "Unblocked": 46, "ActorReady": 47, "Leaving": 48, "LeaseWorker": 49, "ReturnWorker":
+        50, "Ask": 51}
     with pytest.raises(ValueError, match="kind 1 is taken by Call"):
         message(1)(m.Call)
 
