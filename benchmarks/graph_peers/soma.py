@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -39,8 +40,6 @@ def chains(scale: Scale) -> Values:
 
 def raw(scale: Scale) -> Values:
     """Blocks of both, in turns: the raw round trip depends on where the kernel puts the processes, so both must see the same."""
-    from statistics import median
-
     from benchmarks.peers.raw import Raw
 
     system = Raw()
@@ -69,38 +68,22 @@ def raw(scale: Scale) -> Values:
 
 
 def events(scale: Scale) -> Values:
-    """A chain of ten, with a subscriber and a recorded run, against the same without: in turns."""
-    with chain(10) as graph:
+    """A chain of 100, with a subscriber and a recorded run, against the same without: call by call, in turns. What a recorded run costs
+    once (its directory, manifest and plan) is spread over the nodes."""
+    heard: list[Any] = []
+    taken: dict[bool, list[float]] = {False: [], True: []}
+    with chain(100) as graph:
         graph.pids()
-        quiet, loud = [], []
-        for _ in range(8):
-            quiet.append(p50(lambda: graph.forward(TWO_FLOATS), max(10, scale.calls // 8)))
-            heard: list[Any] = []
-            stop = soma.on_event(heard.append)
-            loud.append(p50(lambda: graph.forward(TWO_FLOATS, record=True), max(10, scale.calls // 8)))
-            stop()
-            once = _recording_alone(graph, max(10, scale.calls // 8))
-            loud[-1] -= once
-        from statistics import median
-
-        return {"event_us": max(0.0, (median(loud) - median(quiet)) / 10 * 1e6)}
-
-
-def _recording_alone(graph: soma.Graph, times: int) -> float:
-    """What a recorded run costs that has no nodes' events: its directory, manifest and plan."""
-    from soma.runs import Run, RunFolder
-    from soma.runs.run import new_id
-
-    text = graph.compile().to_json()
-
-    def record() -> None:
-        folder = RunFolder.create(new_id("forward"), "forward")
-        assert folder is not None
-        folder.add_plan(text)
-        with Run("forward", folder):
-            return None
-
-    return p50(record, times)
+        for i in range(4 * scale.long_calls):
+            loud = i % 2 == 1
+            stop = soma.on_event(heard.append) if loud else None
+            begin = time.perf_counter()
+            graph.forward(TWO_FLOATS, record=loud)
+            taken[loud].append(time.perf_counter() - begin)
+            if stop is not None:
+                stop()
+    assert len(heard) == 2 * scale.long_calls * (2 * 100 + 2)
+    return {"event_us": max(0.0, (median(taken[True]) - median(taken[False])) / 100 * 1e6)}
 
 
 def array(scale: Scale) -> Values:

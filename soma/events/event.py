@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,4 +22,4 @@ class Event:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data; the name of the class is under "kind"."""
-        return {"kind": type(self).__name__, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)}}
+        return {"kind": type(self).__name__, **{name: getattr(self, name) for name in self.__dataclass_fields__}}

@@ -64,9 +64,8 @@ def _text(seed: int | None) -> str:
     return "" if seed is None else str(seed)
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
-    """One call.
+class Task(NamedTuple):
+    """One call. A tuple, because one is pickled for each.
 
     Attributes:
         node: the node, or the first of a composite.

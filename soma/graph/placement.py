@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,8 +27,8 @@ class Placed:
 _OPTION_OF = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
-def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float) -> tuple[dict[str, Placed], list[Any]]:
-    """Where each filter of a plan runs, and the scheduler's log of that decision.
+def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float) -> tuple[dict[str, Placed], str]:
+    """Where each filter of a plan runs, and the scheduler's log of that decision, in lines of JSON.
 
     Args:
         owner: names the plan to the scheduler.
@@ -52,7 +53,7 @@ def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float) -> tu
         tags = tuple(sorted({tag for id in process["tasks"] for tag in options_of(filters[id]).tags}))
         for id in process["tasks"]:
             placed[id] = Placed(process["name"], process["machine"], process["reasons"][id], {**options, "tags": tags})
-    return placed, answer["log"]
+    return placed, "".join(json.dumps(entry) + "\n" for entry in answer["log"])
 
 
 def release(owner: str) -> None:

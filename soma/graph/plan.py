@@ -76,6 +76,7 @@ class Plan:
     diagnostics: tuple[str, ...] = ()
     _by_id: dict[str, PlanNode] = field(init=False, repr=False, compare=False, default_factory=dict)
     _group: dict[str, Composite] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _json: list[str] = field(init=False, repr=False, compare=False, default_factory=list)
     units: tuple[str, ...] = field(init=False, repr=False, compare=False, default=())
     """The nodes that run by themselves, and the first of each composite, in an order that respects inputs."""
     programs: dict[tuple[Mode, tuple[str, ...]], Program] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -205,7 +206,9 @@ class Plan:
         """As JSON; `Plan.from_json` reads it."""
         from soma.graph.serial import plan_to_json
 
-        return plan_to_json(self)
+        if not self._json:
+            self._json.append(plan_to_json(self))  # once: each recorded run writes it
+        return self._json[0]
 
     @staticmethod
     def from_json(text: str) -> Plan:

@@ -63,8 +63,8 @@ class Processes:
         self._optional = {n.id for p in plan.plans() for b in p.nodes if isinstance(b.inner, Branch) for _, arm in b.inner.arms
                           for n in arm.filters()}
         self.states: dict[str, Held] = {}
-        self.schedule: list[Any] = []
-        """What the scheduler decided, replayable."""
+        self.schedule = ""
+        """What the scheduler decided, replayable: lines of JSON."""
 
     # -- where things run ------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from soma.events import Event, MetricReported, event_of
 from soma.runs.manifest import manifest
 
 DEFAULT = Path(".soma") / "runs"
+_as_json = json.JSONEncoder(default=str).encode
 
 
 def runs_directory() -> Path:
@@ -58,7 +59,7 @@ class RunFolder:
 
     def add(self, event: Event) -> None:
         if not self._broken:
-            self._append(self._events, json.dumps(event.as_dict(), default=str))
+            self._append(self._events, _as_json(event.as_dict()))
 
     def add_metric(self, event: MetricReported) -> None:
         if self._broken:
@@ -75,9 +76,9 @@ class RunFolder:
     def add_plan(self, text: str) -> None:
         self._write_or_give_up("plan.json", text)
 
-    def add_schedule(self, entries: list[Any]) -> None:
+    def add_schedule(self, lines: str) -> None:
         """What the scheduler decided for this run, replayable: see `soma.actors.scheduling`."""
-        self._write_or_give_up("schedule.jsonl", "".join(json.dumps(e) + "\n" for e in entries))
+        self._write_or_give_up("schedule.jsonl", lines)
 
     def close(self, status: str, error: BaseException | None) -> None:
         result = {"status": status, **({} if error is None else {"error": str(error)[:10_000], "error_type": type(error).__name__})}

@@ -111,6 +111,12 @@ def _in_band(buffers: list[memoryview]) -> Callable[[pickle.PickleBuffer], bool]
     return small
 
 
+def _is_ours(thing: Any) -> bool:
+    """Something of soma's, met with each array and with most calls: goes by name, without cloudpickle's long thought."""
+    module = getattr(thing, "__module__", None)
+    return type(module) is str and module.startswith("soma.") and getattr(sys.modules.get(module), thing.__qualname__, None) is thing
+
+
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]  # untyped
     """cloudpickle, after registered types, arrays and tensors."""
 
@@ -136,9 +142,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc, unused-ignore]  # unt
             return obj.reduce()
         if kind in self._tensors:
             return tensors.reduce_tensor(obj, self.spans)
-        if kind is FunctionType and obj.__module__ == tensors.__name__:
-            return NotImplemented  # one of ours, met with each array: by name, without cloudpickle's long thought
         if kind is FunctionType or issubclass(kind, type):
+            if _is_ours(obj):
+                return NotImplemented
             by_value_where_needed(getattr(obj, "__module__", None))
             return super().reducer_override(obj)
         return NotImplemented
