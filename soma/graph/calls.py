@@ -80,7 +80,7 @@ class Calls:
                     names=self.collected.get(call.node, ()))
         arguments = [value.argument(self.cache) for value in flattened(given)]
         count = 1 + len(call.wanted) + task.give_state
-        self.run.emit(NodeStarted, node=call.node, attempt=attempt, chunk=chunk)
+        self.run.note(NodeStarted, node=call.node, attempt=attempt, chunk=chunk)
         try:
             refs = self._submit(handle, op, composite, task, arguments, count)
         except Exception as e:  # an argument that cannot be sent
@@ -156,7 +156,7 @@ class Calls:
     def tell_done(self, sent: Sent, report: Report) -> None:
         node = sent.call.node
         self.count(node, report)
-        self.run.emit(NodeCompleted, node=node, duration_ms=report.ms, output_summary=", ".join(report.summaries), attempt=sent.attempt,
+        self.run.note(NodeCompleted, node=node, duration_ms=report.ms, output_summary=", ".join(report.summaries), attempt=sent.attempt,
                       chunk=sent.chunk)
 
     def count(self, node: str, report: Report) -> None:

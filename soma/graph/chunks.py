@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
+from soma import cluster
 from soma.actors.refs import ObjectRef
 from soma.filters import mismatch, rows_of, take
 
@@ -19,7 +20,7 @@ class Source:
 
     Args:
         x: an array, tensor, table or sparse matrix (taken in rows), a list (of rows with `chunk_size`, else of chunks), any iterable of
-            chunks, or a function without arguments that gives such an iterable anew each time.
+            chunks, a function without arguments that gives such an iterable anew each time, or a ref to any of these.
         y: targets, in rows as `x`; None where chunks are pairs, or there are none.
         pairs: whether chunks may be (x, y).
 
@@ -31,6 +32,7 @@ class Source:
     def __init__(self, x: Any, y: Any = None, *, chunk_size: int | None = None, pairs: bool = False) -> None:
         if chunk_size is not None and (isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1):
             raise ValueError(f"chunk_size={chunk_size!r}: a whole number from 1")
+        x, y = (cluster.get(v) if isinstance(v, ObjectRef) else v for v in (x, y))
         self._pairs = pairs
         self.once = False
         """It can be read only once."""
@@ -57,7 +59,7 @@ class Source:
     def _given(self, x: Any) -> Callable[[], Iterator[Pair]]:
         if callable(x) and not isinstance(x, Iterable):
             return lambda: self._paired(x())
-        if isinstance(x, (str, bytes, dict, ObjectRef)) or not isinstance(x, Iterable):
+        if isinstance(x, (str, bytes, dict)) or not isinstance(x, Iterable):
             raise TypeError(f"a stream is made of an array, or of chunks one after the other; {type(x).__name__} is neither")
         if isinstance(x, Iterator):
             self.once = True

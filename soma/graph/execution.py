@@ -60,6 +60,7 @@ class Execution:
             if self.failure is not None and self._number(self.failure[1]) <= self._number(walk):
                 yield from self._stop()
                 raise self.failure[0]
+            self.calls.run.tell()  # costs nobody time: everybody is at work
             if walk.idle:
                 return
             for ref in (yield (*self._sent, *self._reading)):

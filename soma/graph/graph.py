@@ -73,7 +73,7 @@ class Graph(Running):
             progress: a bar on stderr: None where that is a terminal, True always, False never.
             record: keep the run's events in its directory; None as the graph says.
         """
-        settings = Settings(seed=seed, batch_size=batch_size, epochs=epochs, shuffle=shuffle, y=Value(y))
+        settings = Settings(seed=seed, batch_size=batch_size, epochs=epochs, shuffle=shuffle, y=Value.of(y))
         if stream:
             return self._fit_stream(Source(X, y, chunk_size=chunk_size, pairs=True), settings, progress, record)
         if chunk_size is not None:

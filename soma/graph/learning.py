@@ -59,7 +59,7 @@ class Lesson:
         chunks, most, number = iter(self._source), ahead(plan), 0
         while True:
             while len(under_way) < most and (item := next(chunks, None)) is not None:
-                walk, x = Walk(plan, "forward", wanted), Value(item[0])
+                walk, x = Walk(plan, "forward", wanted), Value.of(item[0])
                 x.share()
                 under_way.append((walk, x, item[1]))
                 execution.begin(walk, x, number + len(under_way) - 1)
@@ -76,7 +76,9 @@ class Lesson:
         """All learners of this pass, side by side, on one chunk."""
         sent: list[tuple[str, Handle, ObjectRef[Any]]] = []
         run, seed = self._execution.calls.run, self._settings.seed
-        targets = cluster.put(y) if y is not None and len(given) > 1 else y
+        targets = Value.of(y)
+        if len(given) > 1:
+            targets.share()
         for first, parts in given.items():
             named = input_of(parts, named=self._plan.is_composite(first))
             handle = self._processes.handle(first)
@@ -84,7 +86,7 @@ class Lesson:
                         batch_size=self._settings.batch_size, epochs=1, shuffle=self._settings.shuffle, first=chunk == 0 and epoch == 0)
             method = handle.learn.options(listener=run.told if run.wanted else None)
             run.emit(NodeStarted, node=first, chunk=chunk)
-            sent.append((first, handle, method.remote(task, targets, *(v.argument(None) for v in flattened(named)))))
+            sent.append((first, handle, method.remote(task, targets.argument(None), *(v.argument(None) for v in flattened(named)))))
         for first, handle, ref in sent:
             self._learnt(first, handle, ref, chunk)
 

@@ -214,8 +214,8 @@ class Processes:
 
 
 def _wait_for_the_end(handles: Iterable[Handle], placed: Mapping[str, Placed]) -> None:
-    """Until what the processes reserved is free: a call to one that was killed fails when it is gone."""
+    """Until what the processes reserved is free. A call to one that is being killed may still be answered, but not this one."""
     if any(name != "tags" for p in placed.values() for name in p.options):
-        last = [handle.pid.remote() for handle in handles]
+        last = [handle.shutdown.remote() for handle in handles]
         if last:
             cluster.wait(last, num_returns=len(last), timeout=GONE)

@@ -109,7 +109,7 @@ class Running(Building):
                 self._remember(plan, run, execution)
 
     def _begin(self, plan: Plan, execution: Execution, X: Any, mode: Any, wanted: tuple[str, ...]) -> Walk:
-        x, y = Value(X), execution.calls.settings.y
+        x, y = Value.of(X), execution.calls.settings.y
         if mode == "fit":
             if execution.calls.recall is not None:
                 execution.calls.recall.learning = _learning(execution)

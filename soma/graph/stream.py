@@ -95,7 +95,7 @@ class Stream:
         while True:
             while len(under_way) < most and (item := next(source, None)) is not None:
                 number, (chunk, _) = item
-                walk, x = Walk(self._plan, "forward", wanted), Value(chunk)
+                walk, x = Walk(self._plan, "forward", wanted), Value.of(chunk)
                 if sum(not n.inputs for n in self._plan.nodes) > 1:
                     x.share()
                 under_way.append((walk, x))

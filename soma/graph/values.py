@@ -27,6 +27,11 @@ class Value:
     hit: Hit | None = None
     digest: str = ""
 
+    @classmethod
+    def of(cls, given: Any) -> Value:
+        """Of what the user gave: a value, or a ref to one."""
+        return cls(ref=given) if isinstance(given, ObjectRef) else cls(given)
+
     def argument(self, cache: Cache | None) -> Any:
         """As an argument of a call."""
         if self.ref is not None:
@@ -42,7 +47,7 @@ class Value:
     def share(self) -> None:
         """It will be an argument of several calls: keep it once, under a ref."""
         if self.raw is not NOTHING and self.ref is None and self.raw is not None:
-            self.ref = self.raw if isinstance(self.raw, ObjectRef) else cluster.put(self.raw)
+            self.ref = cluster.put(self.raw)
 
     def get(self, cache: Cache | None) -> Any:
         """The value, for the user."""

@@ -32,6 +32,7 @@ class Run:
         self.id = folder.id if folder is not None else new_id(what)
         self._lock = threading.Lock()
         self._seq = 0
+        self._noted: list[Event] = []
         self._began = time.perf_counter()
         self.failed_node = ""
         """Named in `RunFailed`."""
@@ -39,12 +40,32 @@ class Run:
         """Whether anybody hears of it; if not, events need not be made."""
 
     def emit(self, kind: type[Event], **fields: Any) -> None:
-        """The next event of this run."""
-        if not self.wanted:
-            return
-        with self._lock:
-            event = kind(run_id=self.id, seq=self._seq, time=time.time(), **fields)
-            self._seq += 1
+        """The next event of this run, told at once."""
+        if self.wanted:
+            with self._lock:
+                self._add(kind, fields)
+                self._tell()
+
+    def note(self, kind: type[Event], **fields: Any) -> None:
+        """The next event of this run; told by `tell`, or with the next one that is emitted. For where something else should go first,
+        so that who waits for it works meanwhile."""
+        if self.wanted:
+            with self._lock:
+                self._add(kind, fields)
+
+    def tell(self) -> None:
+        """Tell what was noted."""
+        if self._noted:
+            with self._lock:
+                self._tell()
+
+    def _add(self, kind: type[Event], fields: dict[str, Any]) -> None:
+        self._noted.append(kind(run_id=self.id, seq=self._seq, time=time.time(), **fields))
+        self._seq += 1
+
+    def _tell(self) -> None:
+        noted, self._noted = self._noted, []
+        for event in noted:
             if self.folder is not None:
                 self.folder.add(event)
                 if isinstance(event, MetricReported):

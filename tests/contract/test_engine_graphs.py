@@ -226,6 +226,28 @@ class TestStreams:
             call(g)
 
 
+class TestRefs:
+    """What is given may be a ref, wherever a value may be."""
+
+    @pytest.mark.parametrize("cache", [None, "memory", "disk"])
+    def test_refs_mean_what_they_refer_to(self, cache: str | None, tmp_path: Path) -> None:
+        x, y = soma.put(X), soma.put(np.zeros(10))
+        options = {"cache_path": tmp_path} if cache == "disk" else {}
+        with soma.Graph(Center() >> (Plus(1) | Plus(2)) >> Total(), cache=cache, **options) as g:
+            assert np.array_equal(g.fit(x, y).forward(x), g.forward(X))
+            assert np.array_equal(g.run(x)["center"], X - X.mean(axis=0))
+            if cache is not None:
+                assert g.fit(X, np.zeros(10)).explain()["center"].state.startswith("hit"), "by content"
+
+    def test_in_streams(self) -> None:
+        with soma.Graph(Center() | Center()) as g:
+            g.fit(soma.put(X), soma.put(np.zeros(10)), stream=True, chunk_size=4)
+            g.fit([(soma.put(X[:5]), soma.put(np.zeros(5))), (X[5:], None)], stream=True)
+            out = [o["center_2"] for o in g.forward(map(soma.put, (X[:5], X[5:])), stream=True)]
+            assert np.array_equal(np.concatenate(out), X - X.mean(axis=0))
+            assert len(list(g.forward(soma.put(X), stream=True, chunk_size=4))) == 3
+
+
 class TestFitting:
     def test_one_model_learns_from_all_batches(self) -> None:
         with soma.Graph(Center()) as g:
