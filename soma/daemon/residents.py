@@ -116,7 +116,6 @@ class Residents:
             d.after(0.0, lambda: self.on_failed(peer, why, d.now()))
             return
         d.after(d.settings.init_timeout, lambda: self._init_timeout(r, incarnation))
-        self._event(r, "ActorStarted")
 
     def _launch(self, r: Resident, incarnation: int) -> None:
         """Ask the forkserver for a process with its pipes and black box."""
@@ -151,6 +150,7 @@ class Residents:
     def on_spawned(self, peer: str, pid: int) -> None:
         r = self._by_peer[peer]
         r.pid = pid
+        self._event(r, "ActorStarted", pid=pid, restarts=r.life.restarts)
         if r.ending is not None:  # it was to end before it was there
             self.end(r, r.ending)
         self._d.memory.ensure()

@@ -24,7 +24,7 @@ class ActorEvent(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActorStarted(ActorEvent):
-    """A process is being made for an actor."""
+    """A process was made for an actor; its constructor may still run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

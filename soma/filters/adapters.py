@@ -28,7 +28,8 @@ class FunctionFilter(Wired):
     """A function of one value as a stateless filter. Call it as before; `soma.filter(it)` makes a second node of it."""
 
     def __init__(self, function: Callable[[Any], Any], options: FilterOptions) -> None:
-        name = getattr(function, "__name__", type(function).__name__)
+        inner = function.func if isinstance(function, functools.partial) else function
+        name = getattr(inner, "__name__", type(inner).__name__)
         if options.kind == "trainable":
             raise ValueError(f"kind='trainable', but {name} is a function; a class with fit and forward can learn")
         if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):

@@ -35,7 +35,8 @@ def identity_of(filter: Any) -> Identity:
         IdentityError: a parameter, or a value that a function closes over, cannot be hashed stably; it is named.
     """
     thing = _definition(filter)
-    name = f"{thing.__module__}.{thing.__qualname__}"
+    named = thing if hasattr(thing, "__qualname__") else type(thing)
+    name = f"{named.__module__}.{named.__qualname__}"
     options, title = options_of(filter), title_of(filter)
     version = options.version
     parts = {"code": code_digest(thing) if version is None else f"version {version}"}
@@ -53,7 +54,7 @@ def identity_of(filter: Any) -> Identity:
 def _definition(filter: Any) -> Any:
     """The class or function that a filter was made of."""
     if isinstance(filter, FunctionFilter):
-        return filter.function if hasattr(filter.function, "__qualname__") else type(filter.function)
+        return filter.function
     if isinstance(filter, EstimatorFilter):
         return type(filter.estimator)
     if isinstance(filter, ModuleFilter):

@@ -46,6 +46,8 @@ def filter(*target: Any, **options: Any) -> Any:
         @soma.filter                      # stateless; the function is the node itself
         def double(x): return 2 * x
 
+        soma.filter(np.log1p)             # anything that can be called with one value
+
         soma.filter(StandardScaler)()     # its state is its fitted attributes
         soma.filter(PCA(n_components=8))  # the same from an object; it is copied, never fitted itself
         soma.filter(Net, loss_fn=F.cross_entropy, epochs=20, batch_size=32)(hidden=64)  # its state is its state_dict
@@ -93,8 +95,8 @@ def _mark(target: Any, options: FilterOptions, special: dict[str, Any]) -> Any:
         return FunctionFilter(target.function, options)
     if hasattr(type(target), MARK):
         raise TypeError(f"{_named(target)} is a filter already")
-    if inspect.isroutine(target):
-        return FunctionFilter(target, options)
+    if callable(target) and not any(hasattr(target, name) for name in ("fit", "forward", "predict", "transform")):
+        return FunctionFilter(target, options)  # an object that can be called counts as one: a ufunc, a partial
     raise TypeError(f"soma.filter takes a class with forward(x, state), a function, a scikit-learn estimator or a torch module, "
                     f"got {_named(target)}")
 

@@ -276,6 +276,7 @@ def test_events_tell_of_lives() -> None:
         assert soma.is_initialized()  # events come by another thread than errors; the test's own time limit ends this
     mine = [type(e) for e in events if e.actor_id == a.actor_id]
     assert mine[0] is ActorStarted
+    assert all(e.pid for e in events if isinstance(e, (ActorStarted, ActorDied)))
     assert [k for k in mine if k is not ActorStarted] == [ActorDied, ActorRestarted, ActorDied]
     assert [e.seq for e in events] == sorted({e.seq for e in events})
     assert len({e.run_id for e in events}) == 1 and events[0].run_id

@@ -7,6 +7,8 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +118,12 @@ def test_functions_and_what_they_close_over() -> None:
 
     assert identity_of(times(2)).digest == identity_of(times(2)).digest != identity_of(times(3)).digest
     assert identity_of(times(np.arange(3))).digest != identity_of(times(np.arange(3.0))).digest
+
+
+def test_whatever_can_be_called_is_what_it_does() -> None:
+    made = [np.sqrt, np.log1p, abs, partial(np.add, 1), partial(np.add, 2), partial(np.multiply, 2), itemgetter(1), itemgetter(2)]
+    assert len({identity_of(soma.filter(f)).digest for f in made}) == len(made)
+    assert identity_of(soma.filter(partial(np.add, 1))).digest == identity_of(soma.filter(partial(np.add, 1))).digest
 
 
 def test_parts_say_what_differs() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import FrozenInstanceError
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
 import soma
-from soma.filters import Chain, Fork, kind_of, label_of, options_of
+from soma.filters import Chain, Fork, kind_of, label_of, options_of, title_of
 
 
 @soma.filter
@@ -132,6 +133,16 @@ class TestFunctions:
         double = soma.filter(lambda x: 2 * x)
         again = soma.filter(double)
         assert again is not double and again.forward(1, {}) == 2
+
+    @pytest.mark.parametrize(("function", "title", "out"), [
+        (np.sqrt, "sqrt", 2.0), (partial(np.add, 10), "add", 14.0), (abs, "abs", 4.0), (str, None, None)])
+    def test_whatever_can_be_called(self, function: Any, title: str | None, out: Any) -> None:
+        if title is None:
+            with pytest.raises(TypeError, match="str has no forward"):
+                soma.filter(function)
+            return
+        made = soma.filter(function)
+        assert title_of(made) == title and made.forward(4.0, {}) == out
 
     @pytest.mark.parametrize(("function", "match"), [(lambda: 1, "with one value"), (lambda a, b: 1, "with one value")])
     def test_it_must_take_one_value(self, function: Any, match: str) -> None:
