@@ -19,11 +19,11 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 """Stands for the standard library, and for the language."""
 
 SOMA = ""
-"""soma's own code wraps the user's and does not count: otherwise each release would empty every cache."""
+"""soma's own code wraps the user's and does not count, wherever it lies: otherwise each release would empty every cache, and the same
+filter would be another on a machine where soma is a checkout instead of an installed package."""
 
 _SITE = re.compile(r"[/\\](site|dist)-packages[/\\]")
 _LIBRARY = re.compile(r"[/\\]lib(64)?[/\\]python3(\.\d+t?)?[/\\]")
-_HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _STDLIB = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 _BY_VALUE = "<dynamic-code>"  # what cloudpickle puts in the place of a file's name
 _HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: made by a class statement, or as if it were
@@ -68,6 +68,8 @@ def is_found(thing: object, module: str, qualname: str) -> bool:
 
 def _version(module: str, file: str | None) -> str | None:
     top = module.partition(".")[0]
+    if top == "soma":
+        return SOMA
     if file is None:
         file = next((f for name in (module, top) if (f := getattr(sys.modules.get(name), "__file__", None))), None)
     if file is None:
@@ -75,18 +77,14 @@ def _version(module: str, file: str | None) -> str | None:
     place = _place(file)
     if place == "site":
         return _distribution(top)
-    if place == "library":
-        return PYTHON if top in sys.stdlib_module_names else None
-    return SOMA if place == "soma" and top == "soma" else None
+    return PYTHON if place == "library" and top in sys.stdlib_module_names else None
 
 
 @lru_cache(maxsize=4096)
 def _place(file: str) -> str:
     if _SITE.search(file):
         return "site"
-    if file.startswith(("<frozen ", _STDLIB)) or _LIBRARY.search(file):
-        return "library"
-    return "soma" if os.path.abspath(file).startswith(_HERE) else ""
+    return "library" if file.startswith(("<frozen ", _STDLIB)) or _LIBRARY.search(file) else ""
 
 
 @lru_cache(maxsize=1024)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -110,6 +111,20 @@ def test_it_is_the_same_in_every_process_and_after_a_journey(tmp_path: Path) -> 
     assert done.stdout.decode().strip() == here
     assert identity_of(cloudpickle.loads(cloudpickle.dumps(scope["made"]))).digest == here
     assert identity_of(scope["made"]).digest == here, "pickling it changed nothing"
+
+
+def test_it_is_the_same_where_soma_is_installed_and_where_it_is_a_checkout(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(textwrap.dedent(PROGRAM))
+    code = "import soma, program; from soma.filters import identity_of; print(soma.__file__, identity_of(program.made).digest)"
+    seen = {}
+    for place in ("checkout", "venv/lib/python3.11/site-packages", "usr/lib/python3/dist-packages"):
+        package = tmp_path / place / "soma"
+        shutil.copytree(ROOT / "soma", package, ignore=shutil.ignore_patterns("__pycache__"))
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True,
+                              env={"PYTHONPATH": str(package.parent)})
+        file, seen[place] = done.stdout.split()
+        assert file == str(package / "__init__.py")
+    assert len(set(seen.values())) == 1, seen
 
 
 def test_functions_and_what_they_close_over() -> None:
