@@ -15,6 +15,7 @@ import importlib.util
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -49,6 +50,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """One printed seed for all of Hypothesis; sockets and directories of this run apart from everybody else's."""
     if getattr(config.option, "hypothesis_seed", None) is None:
         config.option.hypothesis_seed = str(secrets.randbelow(2**32))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
     os.environ[MARK] = secrets.token_hex(8)
     private = tempfile.mkdtemp(prefix="st-", dir="/tmp")  # short: the path of a socket has 108 bytes at most
     os.environ["XDG_RUNTIME_DIR"] = private
