@@ -112,7 +112,9 @@ def changed(function: Any, chance: random.Random) -> Any:
     names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
     kinds = (ast.BinOp, ast.Compare, ast.Constant, ast.Call, ast.If, ast.BoolOp, ast.Break, ast.Try, ast.For, ast.While, ast.Name,
              ast.Attribute, ast.keyword, ast.UnaryOp)
-    node: Any = chance.choice([found for found in ast.walk(tree) if isinstance(found, kinds)] or [tree])
+    renamed = [found for found in ast.walk(tree) if isinstance(found, ast.Name) and not isinstance(found.ctx, ast.Load)]
+    # Another name where a variable is set may be no change at all: nobody may read it.
+    node: Any = chance.choice([found for found in ast.walk(tree) if isinstance(found, kinds) and found not in renamed] or [tree])
     match node:
         case ast.BinOp():
             node.left, node.right = node.right, node.left
