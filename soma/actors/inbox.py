@@ -52,6 +52,8 @@ class Inbox:
         if done():
             return True
         self._looks += 1
+        if self._reader == threading.get_ident():  # what this thread has read made it call somebody who waits: go on reading below him
+            return self._read_until(done, None if timeout is None else time.monotonic() + timeout)
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             with self._turn:

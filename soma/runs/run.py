@@ -7,6 +7,7 @@ import datetime
 import secrets
 import threading
 import time
+from collections import deque
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,15 +25,17 @@ class Run:
         listeners: who hears its events besides the process's subscribers (a progress bar).
         hub: the process's subscribers.
 
-    Events may come from any thread; each gets the next number.
+    Events may come from any thread; each gets the next number. One thread at a time tells them, in order, without a lock held: a listener
+    may call any verb, and what that makes happen is told when it returns.
     """
 
     def __init__(self, what: str, folder: RunFolder | None = None, listeners: tuple[Subscriber, ...] = (), hub: Hub = HUB) -> None:
         self.what, self.folder, self._listeners, self._hub = what, folder, listeners, hub
         self.id = folder.id if folder is not None else new_id(what)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._seq = 0
-        self._noted: list[Event] = []
+        self._noted: deque[Event] = deque()
+        self._telling = False
         self._began = time.perf_counter()
         self.failed_node = ""
         """Named in `RunFailed`."""
@@ -40,39 +43,56 @@ class Run:
         """Whether anybody hears of it; if not, events need not be made."""
 
     def emit(self, kind: type[Event], **fields: Any) -> None:
-        """The next event of this run, told at once."""
+        """The next event of this run, told at once; by who is telling already, if somebody is."""
         if self.wanted:
-            with self._lock:
-                self._add(kind, fields)
-                self._tell()
+            self._add(kind, fields)
+            self.tell()
 
     def note(self, kind: type[Event], **fields: Any) -> None:
         """The next event of this run; told by `tell`, or with the next one that is emitted. For where something else should go first,
         so that who waits for it works meanwhile."""
         if self.wanted:
-            with self._lock:
-                self._add(kind, fields)
+            self._add(kind, fields)
 
     def tell(self) -> None:
         """Tell what was noted."""
-        if self._noted:
-            with self._lock:
-                self._tell()
+        with self._changed:
+            if self._telling or not self._noted:
+                return
+            self._telling = True
+        try:
+            while (event := self._next()) is not None:
+                self._deliver(event)
+        except BaseException:
+            self._stop_telling()
+            raise
+
+    def _next(self) -> Event | None:
+        """To be told now; None, and others may tell again, when there is nothing more."""
+        with self._changed:
+            if self._noted:
+                return self._noted.popleft()
+            self._stop_telling()
+            return None
+
+    def _stop_telling(self) -> None:
+        with self._changed:
+            self._telling = False
+            self._changed.notify_all()
 
     def _add(self, kind: type[Event], fields: dict[str, Any]) -> None:
-        self._noted.append(kind(run_id=self.id, seq=self._seq, time=time.time(), **fields))
-        self._seq += 1
+        with self._changed:
+            self._noted.append(kind(run_id=self.id, seq=self._seq, time=time.time(), **fields))
+            self._seq += 1
 
-    def _tell(self) -> None:
-        noted, self._noted = self._noted, []
-        for event in noted:
-            if self.folder is not None:
-                self.folder.add(event)
-                if isinstance(event, MetricReported):
-                    self.folder.add_metric(event)
-            for fn in self._listeners:
-                fn(event)
-            self._hub.publish(event)
+    def _deliver(self, event: Event) -> None:
+        if self.folder is not None:
+            self.folder.add(event)
+            if isinstance(event, MetricReported):
+                self.folder.add_metric(event)
+        for fn in self._listeners:
+            fn(event)
+        self._hub.publish(event)
 
     def told(self, fields: dict[str, Any]) -> None:
         """An event that an actor of this run told of, as plain data without a number."""
@@ -93,6 +113,8 @@ class Run:
                 self.emit(RunCompleted, duration_ms=ms)
             else:
                 self.emit(RunFailed, error=str(error)[:2000], error_type=type(error).__name__, node=self.failed_node, duration_ms=ms)
+            with self._changed:  # another thread may be telling the last ones
+                self._changed.wait_for(lambda: not self._telling)
 
 
 def new_id(what: str) -> str:

@@ -56,6 +56,24 @@ def test_all_of_it_is_heard_in_order_before_the_result() -> None:
     assert heard == [{"i": i} for i in range(1000)]
 
 
+def test_a_listener_may_call_and_wait_itself() -> None:
+    """What comes meanwhile is told meanwhile: a listener that waits may be called again before it returns."""
+    teller, other, third = Teller.remote(), Teller.remote(), Teller.remote()
+    heard: list[Any] = []
+
+    def below(fields: dict[str, Any]) -> None:
+        heard.append(("below", fields["i"]))
+        assert get(third.tell.remote({})) == "told"
+
+    def listener(fields: dict[str, Any]) -> None:
+        heard.append(("above", fields["i"]))
+        heard.append(("result", get(other.count.options(listener=below).remote(2))))
+
+    assert get(teller.count.options(listener=listener).remote(2)) == 2
+    assert sorted(heard) == sorted([("above", 0), ("above", 1), ("result", 2), ("result", 2), *[("below", 0), ("below", 1)] * 2])
+    assert [h for h in heard if h[0] == "above"] == [("above", 0), ("above", 1)]
+
+
 def test_two_calls_have_their_own_listeners() -> None:
     teller = Teller.remote()
     heard: list[list[int]] = [[], []]

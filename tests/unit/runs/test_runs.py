@@ -38,7 +38,7 @@ from soma.runs import Run, RunFolder, list_runs, load_run
 
 ROOT = Path(soma.__file__).parents[1]
 GIVEN: dict[str, Any] = {"node": "a", "what": "fit", "error": "e", "error_type": "E", "duration_ms": 1.0, "done": 1.0,
-                         "epoch": 0, "epochs": 1,
+                         "epoch": 0, "epochs": 1, "round": 0, "rounds": 2, "ranks": 2,
                          "loss": 0.5, "step": 1, "name": "n", "value": 2.0, "generation": 0, "best": {"x": 1.0}, "member": 1, "source": 0,
                          "study": "s", "trial": 3, "actor_id": "aa", "node_id": "n1", "tier": "disk", "load_ms": 0.1, "why": "w"}
 
@@ -95,6 +95,23 @@ class TestRun:
         (failed,) = heard
         assert isinstance(failed, RunFailed)
         assert (failed.error_type, failed.error, failed.node) == ("KeyError", "'x'", "scale")
+
+    def test_a_listener_may_make_events_and_wait_for_threads_that_do(self) -> None:
+        heard: list[Event] = []
+
+        def listener(event: Event) -> None:
+            if isinstance(event, RunStarted):
+                run.emit(NodeStarted, node="mine")
+                thread = threading.Thread(target=run.emit, args=(NodeStarted,), kwargs={"node": "a thread's"})
+                thread.start()
+                thread.join(5)
+                assert not thread.is_alive(), "it waits for who waits for it"
+            heard.append(event)
+
+        with Run("fit", None, (listener,), Hub()) as run:
+            run.emit(RunStarted, what="fit")
+        assert [e.seq for e in heard] == [0, 1, 2, 3]
+        assert [getattr(e, "node", "") for e in heard[1:3]] == ["mine", "a thread's"] and isinstance(heard[3], RunCompleted)
 
     def test_threads_share_one_order(self) -> None:
         heard: list[Event] = []
