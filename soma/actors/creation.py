@@ -107,8 +107,9 @@ def _count_handles(runtime: Runtime, info: HandleInfo, payload: Any, *, detached
 
 
 def _heavy(runtime: Runtime, payload: Any, cls: type) -> tuple[str, ...]:
-    """What to import once for all actors like this one: the libraries that it is made of, and a module of soma's own."""
-    own = (cls.__module__,) if cls.__module__.startswith("soma.") else ()
+    """What to import once for all actors like this one: the libraries that it is made of, or a module of soma's own and what that asks
+    for."""
+    own = (cls.__module__, *getattr(cls, "__soma_preload__", ())) if cls.__module__.startswith("soma.") else ()
     loaded = [name for name in HEAVY if name in sys.modules]
     if not loaded:
         return own

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from soma.actors.methods import MethodSpec
@@ -48,6 +49,8 @@ class Engine(RefHome, Protocol):
     """The verbs of a running cluster. All may be called from any thread."""
 
     namespace: str
+    directory: Path | None
+    """Where this cluster's sockets on this machine lie, private to the user; None if it has none."""
 
     def create_actor(self, spec: ActorSpec) -> HandleInfo:
         """Start making an actor; PlacementError at once if no machine could ever hold it, ValueError if the name is taken."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from soma.actors import forks
@@ -48,6 +49,7 @@ class Runtime(Inquiry):
         self._tags = tuple(tags)
         """What this machine is marked with."""
         self.namespace = identity.namespace
+        self.directory: Path | None = arena.directory
         self._wire = wire
         self.port = Port(identity.peer, wire.outlet(identity.peer), arena, threading.RLock())
         self.mailbox = wire.mailbox(identity.peer)

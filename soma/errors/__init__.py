@@ -27,6 +27,11 @@
     │   └── SchemaError                  a value, or what one node gives and the next wants, does not fit a declared schema
     ├── NotFittedError                   also a ValueError: a filter that learns has not learned yet
     ├── IdentityError                    also a TypeError: something cannot be hashed stably; the message names the part
+    ├── TrainingError                    training together went wrong
+    │   ├── GroupBrokenError             a member of a group is gone: nobody's collective call can finish
+    │   ├── NonFiniteError               a gradient, or what a client gave, is NaN or infinite; says whose and which
+    │   ├── StateMismatchError           also a ValueError: states that cannot be combined; names path and owner
+    │   └── QuorumError                  too few clients answered
     └── CacheError                       the cache cannot be used: an unsafe directory, another format, an unknown pin
         ├── CacheMissError               an entry is gone or damaged: the value must be made again
         └── CacheFullError               no room to store a value
@@ -219,6 +224,26 @@ class IdentityError(SomaError, TypeError):
 
     def __str__(self) -> str:
         return f"{self.path} cannot be hashed stably: {self.problem}"
+
+
+class TrainingError(SomaError):
+    """Training together went wrong."""
+
+
+class GroupBrokenError(TrainingError):
+    """A member of a group of ranks is gone, so no collective call of this generation can finish. Nothing of the call was applied."""
+
+
+class NonFiniteError(TrainingError, ArithmeticError):
+    """A gradient or an update holds NaN or infinity; the message says of which parameter and which rank or client."""
+
+
+class StateMismatchError(TrainingError, ValueError):
+    """States that cannot be combined: other keys, shapes or types. The message names the path and whose state it is."""
+
+
+class QuorumError(TrainingError):
+    """Fewer clients gave an update than the round needs; the message names those that did not, and why."""
 
 
 class CacheError(SomaError):

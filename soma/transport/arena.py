@@ -79,7 +79,7 @@ class Arena:
 
     def __init__(self, capacity: int, directory: Path, *, memfd: bool = HAS_MEMFD, keep_warm: int = 512 * MIB) -> None:
         self._capacity = max(PAGE, capacity - capacity % PAGE)
-        self._directory, self._memfd, self._keep_warm = directory, memfd, keep_warm
+        self.directory, self._memfd, self._keep_warm = directory, memfd, keep_warm
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._closed = False
@@ -167,7 +167,7 @@ class Arena:
         # memory of a dead sender.
         found = self._opened.get((path, inode))
         if found is None:
-            found = self._opened[path, inode] = segment.open_foreign(path, inode, self._directory, writable=writable)
+            found = self._opened[path, inode] = segment.open_foreign(path, inode, self.directory, writable=writable)
         return found
 
     # -- life ------------------------------------------------------------------------------------------------------------------
@@ -206,13 +206,13 @@ class Arena:
 
     def _data_segment(self) -> tuple[Segment, mmap.mmap]:
         if self._data is None:
-            made = segment.create(self._capacity, self._directory, memfd=self._memfd)
+            made = segment.create(self._capacity, self.directory, memfd=self._memfd)
             self._data = made, mmap.mmap(made.fd, self._capacity)
         return self._data
 
     def _lease_table(self) -> LeaseTable[Block]:
         if self._table is None:
-            self._table = LeaseTable(self._directory, memfd=self._memfd)
+            self._table = LeaseTable(self.directory, memfd=self._memfd)
         return self._table
 
     def _take(self, size: int) -> int | None:

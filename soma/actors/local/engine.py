@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import soma.actors.travel  # noqa: F401 - refs and handles can travel from here on
@@ -42,6 +43,7 @@ class LocalEngine(LocalInquiry):
     def __init__(self, capabilities: Mapping[str, Any], *, namespace: str | None = None,
                  resources: Mapping[str, float] | None = None) -> None:
         self.namespace = namespace or new_hex()
+        self.directory: Path | None = None
         self._capabilities = capabilities
         self._totals = {"CPU": float(capabilities["cpu_cores"]), "GPU": float(capabilities["num_gpus"]),
                         "memory": float(capabilities["ram_bytes"]), **(resources or {})}
