@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soma.errors import GraphError
-from soma.filters.members import Part, part_for, to_arrays, to_tensors
+from soma.filters.members import Part, on_device, part_for, to_arrays, to_tensors
 from soma.filters.modules import Training
 from soma.filters.options import title_of
 from soma.filters.reporting import say
@@ -35,10 +35,14 @@ class Member:
 
 
 class Composite:
-    """The group, its parameters and its optimizers. Members come in an order in which inputs precede those who take them."""
+    """The group, its parameters and its optimizers. Members come in an order in which inputs precede those who take them.
 
-    def __init__(self, members: Sequence[Member]) -> None:
+    With `own`, modules that were given as objects are used as they are, not copied: for filters that nobody else uses.
+    """
+
+    def __init__(self, members: Sequence[Member], *, own: bool = False) -> None:
         self.members = tuple(members)
+        self._own = own
         ids = {m.id for m in members}
         taken = {i for m in members for i in m.inputs}
         self.ends = tuple(m.id for m in members if m.id not in taken)
@@ -66,14 +70,14 @@ class Composite:
     def load(self, states: Mapping[str, Any]) -> None:
         """Take over the members' states; None for one that begins with what its filter was given."""
         for m in self.members:
-            part = part_for(m.id, m.filter)
+            part = part_for(m.id, m.filter, own=self._own)
             part.load(states.get(m.id))
             self._parts[m.id] = part
         self._optimizers.clear()
 
-    def states(self) -> dict[str, Any]:
-        """Each member's state: detached copies."""
-        return {id: part.state() for id, part in self._parts.items()}
+    def states(self, *, copy: bool = True) -> dict[str, Any]:
+        """Each member's state: detached copies; without `copy` good until training goes on."""
+        return {id: part.state(copy=copy) for id, part in self._parts.items()}
 
     # -- running ---------------------------------------------------------------------------------------------------------------
 
@@ -103,7 +107,7 @@ class Composite:
         import torch
 
         for m in self.members:
-            self._parts[m.id] = part_for(m.id, m.filter)
+            self._parts[m.id] = part_for(m.id, m.filter, own=self._own)
             self._parts[m.id].make()
         outputs: dict[str, Any] = {}
         tensors = self._tensors(outer)
@@ -161,14 +165,32 @@ class Composite:
             if problem:
                 raise ValueError(f"node {self.first!r} got {problem}" + (f" (input from {name!r})" if name else ""))
 
+    def loss(self, outer: Outer, y: Any, *, training: bool = True) -> tuple[Any, dict[str, Any]]:
+        """The loss as a tensor, and the outputs of the members at the end; in training mode it must lead to a parameter."""
+        outputs = self._run(self._tensors(outer), training=training)
+        target = self._tensors(y)
+        losses = [self._loss(m, outputs[m.id], target) for m in self.members if m.id in self.ends]
+        loss = sum(losses[1:], losses[0])
+        if training and not loss.requires_grad:
+            raise GraphError(f"node {self.ends[0]!r}: its loss depends on no parameter: nothing in {', '.join(self._parts)} can be trained")
+        return loss, {id: outputs[id] for id in self.ends}
+
+    def parameters(self) -> dict[str, Any]:
+        """The tensors that are trained: {"node.name": tensor}."""
+        return {f"{id}.{name}": p for id, part in self._parts.items() for name, p in part.parameters().items()}
+
+    def buffers(self) -> dict[str, Any]:
+        """Tensors that modules keep beside their parameters, e.g. running means: {"node.name": tensor}."""
+        return {f"{id}.{name}": b for id, part in self._parts.items() for name, b in part.buffers().items()}
+
+    def optimizers(self) -> dict[str, Any]:
+        """The optimizer of each member that has parameters; made at first use."""
+        return self._optimizers_now()
+
     def _backward(self, outer: Outer, y: Any) -> float:
         for optimizer in self._optimizers_now().values():
             optimizer.zero_grad(set_to_none=True)
-        outputs = self._run(outer, training=True)
-        losses = [self._loss(m, outputs[m.id], y) for m in self.members if m.id in self.ends]
-        loss = sum(losses[1:], losses[0])
-        if not loss.requires_grad:
-            raise GraphError(f"node {self.ends[0]!r}: its loss depends on no parameter: nothing in {', '.join(self._parts)} can be trained")
+        loss, _ = self.loss(outer, y)
         loss.backward()
         for id, part in self._parts.items():
             parameters = part.parameters()
@@ -177,6 +199,7 @@ class Composite:
         return float(loss.detach())
 
     def _loss(self, member: Member, output: Any, y: Any) -> Any:
+        y = on_device(y, getattr(output, "device", None))
         own = getattr(member.filter, "loss_fn", None)
         loss = own(output, y) if own is not None else NotImplemented
         if loss is NotImplemented:

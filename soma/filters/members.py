@@ -30,19 +30,22 @@ class Part(Protocol):
     def parameters(self) -> dict[str, Any]:
         """The tensors that are trained, by name."""
 
-    def state(self) -> Any:
-        """A detached copy."""
+    def buffers(self) -> dict[str, Any]:
+        """Tensors that are kept beside those, by name."""
+
+    def state(self, *, copy: bool = True) -> Any:
+        """Detached; without `copy` good until training goes on."""
 
 
-def part_for(id: str, filter: Any) -> Part:
-    return ModulePart(id, filter) if isinstance(filter, ModuleFilter) else TensorPart(id, filter)
+def part_for(id: str, filter: Any, *, own: bool = False) -> Part:
+    return ModulePart(id, filter, own=own) if isinstance(filter, ModuleFilter) else TensorPart(id, filter)
 
 
 class ModulePart:
     """A torch module in this process, on a GPU if its filter has reserved one and there is one."""
 
-    def __init__(self, id: str, filter: ModuleFilter) -> None:
-        self._id, self._filter = id, filter
+    def __init__(self, id: str, filter: ModuleFilter, *, own: bool = False) -> None:
+        self._id, self._filter, self._own = id, filter, own and not isinstance(filter.module, type)
         self._module: Any = None
         self.dtype: Any = None
 
@@ -54,7 +57,7 @@ class ModulePart:
         self.dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), None)
 
     def make(self) -> None:
-        self._place(self._filter.make())
+        self._place(self._filter.module if self._own else self._filter.make())
 
     def begin(self, x: Any, y: Any) -> None:
         import torch
@@ -68,7 +71,7 @@ class ModulePart:
 
         if state is None and isinstance(self._filter.module, type):
             raise NotFittedError(self._id, title_of(self._filter))
-        self._place(self._filter.make())
+        self.make()
         if state is None:
             return
         try:
@@ -78,13 +81,17 @@ class ModulePart:
 
     def run(self, x: Any, training: bool) -> Any:
         self._module.train(training)
-        return self._module(_on(x, self._device))
+        return self._module(on_device(x, self._device))
 
     def parameters(self) -> dict[str, Any]:
         return {name: p for name, p in self._module.named_parameters() if p.requires_grad}
 
-    def state(self) -> Any:
-        return {name: t.detach().cpu().clone() for name, t in self._module.state_dict().items()}
+    def buffers(self) -> dict[str, Any]:
+        return dict(self._module.named_buffers())
+
+    def state(self, *, copy: bool = True) -> Any:
+        found = {name: t.detach().cpu() for name, t in self._module.state_dict().items()}
+        return {name: t.clone() for name, t in found.items()} if copy else found
 
 
 class TensorPart:
@@ -117,8 +124,11 @@ class TensorPart:
     def parameters(self) -> dict[str, Any]:
         return dict(_trained("", self._state))
 
-    def state(self) -> Any:
-        return _copied(self._state)
+    def buffers(self) -> dict[str, Any]:
+        return {}
+
+    def state(self, *, copy: bool = True) -> Any:
+        return _copied(self._state) if copy else self._state
 
 
 def _trained(prefix: str, state: Any) -> Iterator[tuple[str, Any]]:
@@ -146,13 +156,13 @@ def _copied(state: Any) -> Any:
     return type(state)(map(_copied, state)) if type(state) in (list, tuple) else state
 
 
-def _on(x: Any, device: Any) -> Any:
-    """Tensors on the device."""
+def on_device(x: Any, device: Any) -> Any:
+    """Tensors (also in dicts) on the device; as they are, if it is None."""
     import torch
 
     if isinstance(x, Mapping):
-        return {k: _on(v, device) for k, v in x.items()}
-    if not isinstance(x, torch.Tensor):
+        return {k: on_device(v, device) for k, v in x.items()}
+    if device is None or not isinstance(x, torch.Tensor):
         return x
     return x.to(device)
 

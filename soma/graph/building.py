@@ -77,6 +77,11 @@ class Building(Wired):
             self._compiled = plan_of(lowered), filters_in(lowered)
         return self._compiled
 
+    @property
+    def filters(self) -> dict[str, Any]:
+        """Every filter, those inside loops and branches too, by its node's id."""
+        return dict(self._compile()[1])
+
     def _changed(self) -> None:
         """The graph is another one now."""
         self._compiled = None

@@ -32,16 +32,14 @@ def write_states(states: Mapping[str, Any], path: Path, *, allow_pickle: bool = 
         NotSerializableError: a part can only be pickled, and `allow_pickle` is False; its path is named.
         ModuleNotFoundError: safetensors is not installed.
     """
-    save = _safetensors().save
+    save_file = _safetensors().save_file
     writer = _Writer(allow_pickle)
     tree = {node: writer.plain(state, f"state[{node!r}]") for node, state in states.items()}
     told = {"soma_states": FORMAT, "pickle": "yes" if writer.pickled else "no", "tree": json.dumps(tree)}
-    data = save(writer.arrays, metadata=told)
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        with open(fresh, "wb") as f:
-            f.write(data)
-            f.flush()
+        save_file(writer.arrays, fresh, metadata=told)  # from where the arrays lie: a second copy of a large model may be one too many
+        with open(fresh, "rb") as f:
             os.fsync(f.fileno())
         fresh.replace(path)
     finally:
