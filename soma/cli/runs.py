@@ -84,6 +84,25 @@ def show(run: str, directory: Path | None, as_json: bool) -> None:
     _metrics(console, info)
 
 
+@runs.command()
+@click.argument("run")
+@_HERE
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), default=None,
+              help="Where to save it (.png, .svg, .pdf); by default curves.png in the run's directory.")
+@click.option("-m", "--metric", "metrics", multiple=True, help="Only this one; may be given several times.")
+def plot(run: str, directory: Path | None, output: Path | None, metrics: tuple[str, ...]) -> None:
+    """Draw a run's curves: losses, metrics, rounds, a population's fitness. RUN is an id, or its beginning."""
+    from soma.runs import load_run
+
+    try:
+        info = load_run(run, directory)
+        path = output or info.path / "curves.png"
+        info.plot(path, metrics or None)
+    except (ValueError, ModuleNotFoundError, OSError) as e:
+        raise click.ClickException(str(e)) from None
+    click.echo(path)
+
+
 def _nodes(console: Any, info: RunInfo) -> None:
     """What became of each node: attempts, time, where its result came from."""
     from rich.markup import escape

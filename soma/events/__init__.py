@@ -43,8 +43,11 @@ from soma.events.training import EpochCompleted as EpochCompleted
 from soma.events.training import EpochStarted as EpochStarted
 from soma.events.training import GenerationCompleted as GenerationCompleted
 from soma.events.training import GenerationStarted as GenerationStarted
+from soma.events.training import GroupRestarted as GroupRestarted
 from soma.events.training import MemberExploited as MemberExploited
 from soma.events.training import MetricReported as MetricReported
+from soma.events.training import RoundCompleted as RoundCompleted
+from soma.events.training import RoundStarted as RoundStarted
 from soma.events.training import StepCompleted as StepCompleted
 
 KINDS: dict[str, type[Event]] = {
@@ -58,8 +61,9 @@ def event_of(fields: Mapping[str, Any]) -> Event:
     """The event that `as_dict` gave; a kind that is not known here becomes `Custom`, and fields that are not known are left out."""
     name = str(fields.get("kind", ""))
     kind = KINDS.get(name)
-    if kind is not None:
-        return kind(**{k: v for k, v in fields.items() if k in _FIELDS[kind]})
+    if kind is not None:  # JSON and msgpack know no tuples
+        known: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items() if k in _FIELDS[kind]}
+        return kind(**known)
     if name == "Custom":
         return Custom(**{k: v for k, v in fields.items() if k != "kind"})
     common = {k: v for k, v in fields.items() if k in _COMMON}

@@ -51,6 +51,39 @@ class MetricReported(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RoundStarted(Event):
+    """Of federated training; counts from 0. `clients` are the names of those that take part."""
+
+    round: int
+    rounds: int
+    clients: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoundCompleted(Event):
+    """`left_out` says of each client that gave nothing why; `samples` is how many rows the new state stands for."""
+
+    round: int
+    rounds: int
+    clients: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    samples: float = 0.0
+    duration_ms: float = 0.0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupRestarted(Event):
+    """Ranks died; the others go on with new ones, or fewer, as another generation, from the checkpoint of `step`."""
+
+    generation: int
+    ranks: int
+    lost: tuple[int, ...] = ()
+    step: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationStarted(Event):
     """Of a population; counts from 0."""
 

@@ -15,13 +15,16 @@ import fcntl
 import json
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soma.events import Event, MetricReported, event_of
 from soma.runs.manifest import manifest
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 DEFAULT = Path(".soma") / "runs"
 _as_json = json.JSONEncoder(default=str).encode
@@ -131,6 +134,25 @@ class RunInfo:
     def metrics(self) -> list[dict[str, Any]]:
         """name, value, step, time, node of each."""
         return list(_lines(self.path / "metrics.jsonl"))
+
+    def plot(self, path: str | os.PathLike[str] | None = None, metrics: Collection[str] | None = None) -> Figure:
+        """Its curves so far, as a matplotlib figure: losses, metrics beside their `val_` twins, rounds, a population's fitness.
+
+        Args:
+            path: where to save it; the suffix decides: .png, .svg, .pdf.
+            metrics: names of those to draw; by default all.
+
+        Raises:
+            ModuleNotFoundError: matplotlib is missing.
+            ValueError: nothing was recorded that could be drawn.
+        """
+        try:
+            from soma.runs.plotting import plot
+        except ModuleNotFoundError as e:
+            if not str(e.name).startswith("matplotlib"):
+                raise
+            raise ModuleNotFoundError('plots need matplotlib: pip install "soma[viz]"', name=e.name) from None
+        return plot(self, path, metrics)
 
 
 def load_run(id: str, directory: Path | None = None) -> RunInfo:
