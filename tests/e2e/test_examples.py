@@ -26,7 +26,8 @@ def run(name: str, where: Path, *arguments: str) -> str:
 
 
 def test_every_example_is_tried() -> None:
-    assert {p.name for p in EXAMPLES.glob("*.py")} == {"digits.py", "diabetes.py", "text.py"}
+    assert {p.name for p in EXAMPLES.glob("*.py")} == {
+        "digits.py", "diabetes.py", "text.py", "convnet.py", "federated.py", "pipeline.py", "population.py"}
 
 
 @pytest.mark.timeout(60)
@@ -46,6 +47,16 @@ def test_diabetes(tmp_path: Path) -> None:
     scores = dict(re.findall(r"^(head|ridge) +R² on patients never seen: ([\d.]+)$", out, re.M))
     assert float(scores["ridge"]) > 0.3 and float(scores["head"]) > 0.3
     assert "one process, one autograd graph" in out and "read back, the same predictions: True" in out
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(60)
+def test_convnet(tmp_path: Path) -> None:
+    out = run("convnet.py", tmp_path)
+    figures = re.findall(r"^(\d) rank\(s\): loss ([\d.]+), accuracy on digits never seen ([\d.]+), (\d+) steps", out, re.M)
+    assert [f[0] for f in figures] == ["1", "2"] and figures[0][1:] == figures[1][1:]
+    assert float(figures[0][2]) > 0.9 and figures[0][3] == "66"
+    assert float(out.rpartition(": ")[2]) < 1e-5
 
 
 @pytest.mark.timeout(120)
