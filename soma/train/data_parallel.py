@@ -24,7 +24,6 @@ from soma.filters import filter as make_filter
 from soma.filters.composite import Member
 from soma.filters.modules import ModuleFilter, is_module
 from soma.graph import Graph
-from soma.runs import RunInfo, load_run
 from soma.train import recording
 from soma.train.course import Course, History, Ranks
 from soma.train.rowsource import Items, Source, loader_options, source_of
@@ -32,7 +31,7 @@ from soma.train.settings import EarlyStop, Settings
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Trained:
+class Trained(recording.Recorded):
     """What a training gave.
 
     Attributes:
@@ -41,8 +40,7 @@ class Trained:
         steps: optimizer steps that were made.
         skipped: steps that were left out, for a gradient was NaN or infinite.
         generations: how often the group was formed: 1, and one more for each time that ranks died.
-        run_id: of its run; `soma runs show` takes it.
-        run: the run as it was recorded, with its events and metrics, and `plot()`.
+        run_id: of its run, which is `run` if it was recorded; `soma runs show` takes it.
     """
 
     model: Any
@@ -51,10 +49,6 @@ class Trained:
     skipped: int
     generations: int
     run_id: str
-
-    @property
-    def run(self) -> RunInfo:
-        return load_run(self.run_id)
 
 
 class DataParallel:

@@ -37,14 +37,14 @@ Evaluate = Callable[[Any], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
-class FederatedResult:
+class FederatedResult(recording.Recorded):
     """What a training gave.
 
     Attributes:
         state: the last average.
         history: one entry for each round.
         model: of torch modules: the module with that state; else None.
-        run_id: of its run; `soma runs show` takes it.
+        run_id: of its run, which is `run` if it was recorded; `soma runs show` takes it.
     """
 
     state: Any

@@ -7,9 +7,21 @@ from typing import Any
 
 from soma.cluster.hub import Subscriber
 from soma.events import RunStarted
-from soma.runs import Run, RunFolder
+from soma.runs import Run, RunFolder, RunInfo, load_run
 from soma.runs.run import new_id
 from soma.train.progress import training_bar
+
+
+class Recorded:
+    """Of a training that may have been recorded."""
+
+    __slots__ = ()
+    run_id: str
+
+    @property
+    def run(self) -> RunInfo:
+        """The run as it was recorded: its events, its metrics, `plot()`. ValueError if it was not (`record=False`)."""
+        return load_run(self.run_id)
 
 
 def begin(summary: str, *, seed: int | None, params: Mapping[str, Any], record: bool, progress: bool | None = False, ranks: int = 1,

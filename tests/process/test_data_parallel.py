@@ -165,7 +165,7 @@ def test_the_run_is_recorded() -> None:
     assert kinds.count("StepCompleted") == 12 and kinds.count("EpochCompleted") == 3
     assert kinds[0] == "RunStarted" and kinds[-1] == "RunCompleted"
     assert [e.step for e in events if isinstance(e, StepCompleted)] == list(range(12))
-    assert [m["name"] for m in load_run(trained.run_id).metrics()] == ["val_loss"] * 3
+    assert [m["name"] for m in trained.run.metrics()] == ["val_loss"] * 3
 
 
 # -- faults --------------------------------------------------------------------------------------------------------------------

@@ -27,14 +27,14 @@ from soma.train.pipelining.checkpoint import Course, History, read, write
 from soma.train.pipelining.network import network_of
 from soma.train.pipelining.processes import Processes, Saved
 from soma.train.pipelining.schedule import SCHEDULES
-from soma.train.recording import begin
+from soma.train.recording import Recorded, begin
 
 WINDOW = 2
 """The next batch is sent while one is worked on, so that no stage waits for this process."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class PipelineResult:
+class PipelineResult(Recorded):
     """Of a fit.
 
     Attributes:
@@ -42,7 +42,7 @@ class PipelineResult:
         states: what each node has learnt, by id (modules: their `state_dict`).
         seconds: how long this fit took.
         in_flight: for each stage, the most micro-batches whose activations it held at once.
-        run_id: of the run, as in its events and the name of its directory.
+        run_id: of its run, which is `run` if it was recorded; `soma runs show` takes it.
     """
 
     history: History

@@ -21,22 +21,24 @@ from soma.train.population.keeping import Progress
 from soma.train.population.processes import Processes, Terms, wants_turn
 from soma.train.population.spaces import Space
 from soma.train.progress import training_bar
-from soma.train.recording import begin
+from soma.train.recording import Recorded, begin
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class PopulationResult:
+class PopulationResult(Recorded):
     """What a population came to.
 
     Attributes:
         state: of the best turn of all, as `train` returned it.
         best: that turn: generation, member, hyper-parameters, fitness.
         history: every turn, by generation and member.
+        run_id: of its run, which is `run` if it was recorded; `soma runs show` takes it.
     """
 
     state: Any
     best: Turn
     history: tuple[Generation, ...]
+    run_id: str
 
     @property
     def params(self) -> dict[str, Any]:
@@ -173,7 +175,7 @@ class PopulationBased:
                     if path is not None:
                         keeping.write(path, self._rules, at)
             assert at.best is not None
-            return PopulationResult(cluster.get(at.best), self._rules.best(at.history), tuple(at.history))
+            return PopulationResult(cluster.get(at.best), self._rules.best(at.history), tuple(at.history), run.id)
 
     def _advance(self, at: Progress, processes: Processes, run: Run) -> None:
         """One generation."""
