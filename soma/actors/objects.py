@@ -152,6 +152,12 @@ class ObjectTable:
     def forget(self, id: ObjectId) -> None:
         self._entries.pop(id, None)
 
+    def drop_values(self, error: BaseException) -> None:
+        """The cluster is over: whoever still keeps a ref is not to keep other processes' memory by it."""
+        for entry in self.values():
+            if entry.status is Status.VALUE:
+                entry.status, entry.parcel, entry.error = Status.FAILED, None, error
+
     def forget_holder(self, holder: str) -> None:
         """A process died: nothing is kept for it."""
         for entry in self.values():

@@ -270,7 +270,10 @@ class Runtime(Inquiry):
             if self._closed:
                 return
             self._closed = True
-        self.settle_everything(self.lost or ClusterLostError("soma.shutdown() was called"))
+        over = self.lost or ClusterLostError("soma.shutdown() was called")
+        self.settle_everything(over)
+        with self.port.lock:
+            self.sharing.table.drop_values(over)
         self.side.close()
         self.inbox.close()
         self.mailbox.close()

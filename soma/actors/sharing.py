@@ -168,9 +168,9 @@ class Sharing:
 
     def value(self, entry: Entry) -> Any:
         """The settled value, a private copy; or its exception, raised."""
-        if entry.status is Status.VALUE:
-            assert entry.parcel is not None
-            return open_parcel(entry.parcel)
+        parcel = entry.parcel  # once: a shutdown by another thread takes it away
+        if entry.status is Status.VALUE and parcel is not None:
+            return open_parcel(parcel)
         raise self.exception(entry)
 
     def exception(self, entry: Entry) -> BaseException:

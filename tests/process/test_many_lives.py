@@ -169,3 +169,32 @@ def test_actors_find_the_soma_of_their_driver(tmp_path):
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, env={**os.environ, "PYTHONPATH": home}, capture_output=True,
                           text=True, timeout=30)
     assert (done.stdout, done.stderr) == ("well\nwell\n", "")
+
+
+def test_who_keeps_a_ref_keeps_no_memory_of_its_cluster():
+    """A value that was sent but never looked at lies in the sender's memory: mapped here, as long as the cluster is."""
+    run("""
+        @soma.remote
+        class Maker:
+            def make(self):
+                import numpy as np
+                return np.ones(10**6)
+
+        def shared():
+            return [t for t in (os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}"))
+                    if "memfd" in t]
+
+        soma.init(num_cpus=2)
+        maker = Maker.remote()
+        ref = maker.make.remote()
+        soma.wait([ref])
+        before = shared()
+        soma.shutdown()
+        assert before and not shared(), (before, shared())
+        try:
+            soma.get(ref)
+        except soma.NotInitializedError as e:
+            assert "was shut down" in str(e)
+        else:
+            raise AssertionError("it was still there")
+    """)
