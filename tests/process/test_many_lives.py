@@ -181,8 +181,8 @@ def test_who_keeps_a_ref_keeps_no_memory_of_its_cluster():
                 return np.ones(10**6)
 
         def shared():
-            return [t for t in (os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}"))
-                    if "memfd" in t]
+            links = [f"/proc/self/fd/{n}" for n in os.listdir("/proc/self/fd")]
+            return [link for link in links if os.path.lexists(link) and "memfd" in os.readlink(link)]
 
         soma.init(num_cpus=2)
         maker = Maker.remote()
