@@ -14,6 +14,21 @@ def derived(seed: int, node: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed}/{node}".encode(), digest_size=4).digest(), "little")
 
 
+def reseed(seed: int) -> None:
+    """`random`, and as far as they are loaded numpy's global generator and torch, draw from `seed` from now on.
+
+    Not by `torch.manual_seed`: it formats a stack for each kind of device, which takes longer than a small network's step.
+    """
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    random.seed(seed)
+    if numpy is not None:
+        numpy.random.seed(seed & 0xFFFFFFFF)
+    if torch is not None:
+        torch.default_generator.manual_seed(seed)
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(seed)
+
+
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Inside, `random`, numpy's global generator and torch draw from `seed`; afterwards they go on where they were. None: nothing."""
@@ -22,11 +37,7 @@ def seeded(seed: int | None) -> Iterator[None]:
         return
     numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
     before = random.getstate(), numpy and numpy.random.get_state(), torch and torch.random.get_rng_state()
-    random.seed(seed)
-    if numpy is not None:
-        numpy.random.seed(seed)
-    if torch is not None:
-        torch.manual_seed(seed)
+    reseed(seed)
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ import numpy as np
 
 from soma.errors import NonFiniteError
 from soma.filters.composite import Composite
+from soma.filters.seeds import reseed
 from soma.store.checkpoint import read_states, write_states
 from soma.train import order
 from soma.train.buckets import Buckets
@@ -59,9 +60,7 @@ class Worker:
 
     def begin(self, checkpoint: Path | None) -> None:
         """Fresh weights, the same at every rank; or those of a checkpoint, with everything else that belongs to a step."""
-        import torch
-
-        torch.manual_seed(self._settings.seed)
+        reseed(self._settings.seed)
         first = order.batch_of(order.epoch_order(self._source.rows, 0, self._settings.seed, self._settings.shuffle), 0,
                                self._settings.batch_size)
         x, y = self._source.take(first)
@@ -131,13 +130,11 @@ class Worker:
 
     def _backward(self, which: Any, closing: Callable[[], None] = lambda: None) -> float:
         """Gradients of this rank's rows, added to what is there; their part of the batch's loss."""
-        import torch
-
         share = order.share_of(which, self._group.rank, self._group.size)
         parts = [p for p in np.array_split(share, min(self._settings.accumulate, max(len(share), 1))) if len(p)]
         sum_ = 0.0
         for n, part in enumerate(parts):
-            torch.manual_seed(order.seed_of(self._settings.seed, self.position.step, self._group.rank, n))
+            reseed(order.seed_of(self._settings.seed, self.position.step, self._group.rank, n))
             x, y = self._source.take(part)
             with self._precision():
                 loss = self._model.loss({"": x}, y)[0] * (len(part) / len(which))

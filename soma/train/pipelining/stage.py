@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from soma import cluster
 from soma.errors import NonFiniteError
 from soma.filters import derived, rows_of, take
 from soma.filters.composite import Member
+from soma.filters.seeds import reseed
 from soma.filters.segment import Recipe, Segment
 from soma.train.pipelining.partition import INPUT, StagePlan
 
@@ -175,20 +173,9 @@ class Stage:
             raise self._broken
         try:
             if seed is not None:
-                _reseed(seed)
+                reseed(seed)
             yield
         except Exception as e:
             e.add_note(f"in {self._plan}: {doing}")
             self._broken = e
             raise
-
-
-def _reseed(seed: int) -> None:
-    """This process is the stage's own, so nothing is put back. Not `torch.manual_seed`: it formats a stack for each kind of device."""
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)
