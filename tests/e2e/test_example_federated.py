@@ -19,8 +19,9 @@ ROOT = Path(soma.__file__).parents[1]
 @pytest.mark.torch
 @pytest.mark.timeout(90)
 def test_federated(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(Path(__file__).parents[2] / "examples" / "federated.py")], capture_output=True, text=True, timeout=80,
-                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
+    example = Path(__file__).parents[2] / "examples" / "federated.py"
+    done = subprocess.run([sys.executable, str(example)], capture_output=True, text=True, timeout=80, cwd=tmp_path,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, stdin=subprocess.DEVNULL)
     assert done.returncode == 0 and done.stderr == "", done.stderr
     out = done.stdout
     assert [int(n) for n in re.findall(r"(\d+) patients,", out)] == [56, 168, 140, 27, 35]
