@@ -139,7 +139,7 @@ class Buckets:
         return float(self._loss), self._finite
 
     def close(self) -> None:
-        """Let go of all gradients."""
+        """Reduce nothing any more."""
         for hook in self._hooks:
             hook.remove()
         self._flat, self._large = [], {}

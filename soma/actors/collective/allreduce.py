@@ -11,6 +11,7 @@ import logging
 import selectors
 import threading
 from pathlib import Path
+from typing import Any
 
 from soma.actors import current
 from soma.actors.collective.roster import Roster, Send
@@ -80,9 +81,12 @@ class AllReduce:
             message = {"gone": ""}
         except ProtocolError as e:
             message = {"gone": str(e)}
+        hello = message.get("hello")
+        if hello is not None and not _is_hello(hello):
+            message = {"gone": "its hello was none"}
         with self._lock:
-            if "hello" in message:
-                self._act(self._roster.hello(fd, message["hello"]))
+            if hello is not None and "gone" not in message:
+                self._act(self._roster.hello(fd, hello))
                 return
             self._act(self._roster.bye(fd) if "bye" in message else self._roster.gone(fd, str(message.get("gone", ""))[:2000]))
         self._selector.unregister(fd)
@@ -95,3 +99,7 @@ class AllReduce:
                 line.send(dict(send.message))
             if send.last:
                 line.cut()
+
+
+def _is_hello(told: Any) -> bool:
+    return isinstance(told, dict) and all(type(told.get(name)) is int for name in ("generation", "rank", "size"))

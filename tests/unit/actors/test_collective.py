@@ -18,6 +18,7 @@ from soma.actors.collective import AllReduce, Group, group, reducing
 from soma.actors.collective.layout import Layout
 from soma.actors.collective.reducing import BFLOAT16
 from soma.errors import GroupBrokenError
+from soma.transport.mesh import Line, PeerGone
 
 OPS: dict[str, Callable[..., Any]] = {"sum": np.sum, "mean": np.mean, "max": np.max, "min": np.min}
 
@@ -295,3 +296,18 @@ def test_ranks_that_contradict_each_other(meeting: AllReduce) -> None:
             Group.join(meeting.address(), 1, 3, 1)
         with Group.join(meeting.address(), 1, 2, 1), first.result(5):
             pass
+
+
+def test_a_meeting_point_outlives_garbage(meeting: AllReduce) -> None:
+    for garbage in ({"hello": 3}, {"hello": {"rank": 0}}, {"hello": {"generation": "x", "rank": 0, "size": 2}}, {"nothing": 1}):
+        line = Line.connect(meeting.address())
+        line.send(garbage)
+        with pytest.raises(PeerGone):
+            line.recv()
+        line.close()
+    raw = Line.connect(meeting.address())
+    raw.detach().sendall(b"\xff\xff\xff\xff")  # a message of 4 GiB
+    with pytest.raises(PeerGone):
+        raw.recv()
+    raw.close()
+    assert Generations().run(meeting, 2, lambda g: g.rank) == [0, 1]
