@@ -1,46 +1,11 @@
-"""One system's graphs, one round, in this process: `python -m benchmarks.graph_round SYSTEM RESULTS [--quick]`.
-
-Appends one JSON line per step to RESULTS as soon as it is known, so that a crash loses only what came after.
-"""
+"""One system's graphs, one round, in this process: `python -m benchmarks.graph_round SYSTEM RESULTS [--quick]`."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import importlib.util
 import sys
-from functools import partial
-from pathlib import Path
 
-from benchmarks import graph_peers, graph_work, one_round, peers
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("system", choices=graph_peers.NAMES)
-    parser.add_argument("results", type=Path)
-    parser.add_argument("--quick", action="store_true")
-    arguments = parser.parse_args()
-    package = graph_peers.PACKAGES[arguments.system]
-    if importlib.util.find_spec(package) is None:
-        one_round.write(arguments.results, {"step": "absent"})
-        return 0
-    scale = graph_work.QUICK if arguments.quick else graph_work.FULL
-    try:
-        system = importlib.import_module(f"benchmarks.graph_peers.{arguments.system}")
-        every = importlib.import_module("benchmarks.graph_figures").GRAPHS.step_of.values()
-        version = peers.version("scikit-learn" if package == "sklearn" else package)
-        one_round.write(arguments.results, {"step": "about", "version": version, "note": system.NOTE,
-                                            "skips": sorted(set(every) - set(system.STEPS))})
-        system.start()
-        for step, take in system.STEPS.items():
-            one_round.attempt(arguments.results, step, partial(take, scale))
-        system.stop()
-    except Exception as error:  # the system itself does not start or stop: said in the results, then loudly
-        one_round.write(arguments.results, {"step": "system", "failed": f"{type(error).__name__}: {error}".splitlines()[0][:200]})
-        raise
-    return 0
-
+from benchmarks import graph_peers, graph_work, peer_round
+from benchmarks.graph_figures import GRAPHS
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(peer_round.run(graph_peers, graph_work, GRAPHS, __doc__))
