@@ -1,16 +1,21 @@
 """Signals that raise in the main thread (Ctrl-C, a cancelled call), and the places where they must not.
 
 Between two frames of a message, or half-way through settling the calls of a dead actor, an exception would lose something for
-good; and an exception that comes right after a lock was taken leaves it taken. So signals raise only in the user's code and where soma
-waits. One that comes elsewhere is put off: the side thread sends it again, until the main thread is at a better place. Nothing is paid
-for this as long as no signal comes.
+good; and an exception that comes right after a lock was taken leaves it taken. In a finalizer or a callback of the garbage collector
+it would be printed and forgotten by Python itself. So signals raise only in the user's code and where soma waits. One that comes
+elsewhere is put off: the side thread sends it again, until the main thread is at a better place. Nothing is paid for this as long as no
+signal comes.
 """
 
 from __future__ import annotations
 
+import _weakrefset
+import gc
 import os
 import signal
 import threading
+import time
+import weakref
 from collections.abc import Callable, Iterable
 from types import CodeType, FrameType
 from typing import Any
@@ -22,6 +27,10 @@ _WAITS = frozenset({ZmqMailbox.poll.__code__, threading.Condition.wait.__code__}
 """Where a thread of ours waits it may be interrupted: nothing was taken out of the mailbox yet."""
 _OURS = tuple(os.path.dirname(os.path.abspath(m)) + os.sep for m in (__file__, transport.__file__))
 _LOCKS = threading.__file__
+_WEAK = (weakref.__file__, _weakrefset.__file__)
+"""The standard library's callbacks of dead weak references."""
+_BREATH = 0.001
+"""Seconds the main thread gets to come to a better place before a signal is sent again."""
 
 
 class Interrupts:
@@ -47,14 +56,21 @@ class Interrupts:
             return False
         if _is_ours(frame):  # it may just have taken a lock: since Python 3.13 that is where signals are looked at
             return True
+        if frame.f_code.co_filename in _WEAK:
+            return True
+        deaf = {weakref.finalize.__call__.__code__, *(getattr(callback, "__code__", None) for callback in gc.callbacks)}
         while frame is not None:
-            if frame.f_code in self._protected:
+            code = frame.f_code
+            if code in self._protected or code in deaf or code.co_name == "__del__":
                 return True
             frame = frame.f_back
         return False
 
     def again(self) -> None:
         """Called by the side thread when it was woken."""
+        if self._put_off is None:
+            return
+        time.sleep(_BREATH)
         number, self._put_off = self._put_off, None
         if number is not None and self._main is not None:
             signal.pthread_kill(self._main, number)

@@ -261,6 +261,42 @@ def test_ctrl_c_in_get(presses):
     assert status == 0
 
 
+@pytest.mark.parametrize("where", ["gc callback", "__del__", "finalizer"])
+def test_ctrl_c_where_python_forgets_exceptions(where):
+    """What a finalizer or a callback of the collector raises is only printed; the interrupt comes right after it instead."""
+    done, _ = run(f"""
+        import gc, weakref
+        soma.init(num_cpus=1)
+
+        def press(*_):
+            os.kill(os.getpid(), signal.SIGINT)
+            until = time.monotonic() + 0.02
+            while time.monotonic() < until:
+                pass
+
+        class Thing:
+            def __del__(self):
+                if {where!r} == "__del__":
+                    press()
+
+        thing = Thing()
+        if {where!r} == "finalizer":
+            weakref.finalize(thing, press)
+        elif {where!r} == "gc callback":
+            gc.callbacks.append(press)
+        try:
+            del thing
+            gc.collect()
+            until = time.monotonic() + 10
+            while time.monotonic() < until:
+                pass
+        except KeyboardInterrupt:
+            gc.callbacks.clear()
+            print("interrupted")
+    """)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 def read_until(terminal, heard, word, within=10):
     """What follows `word` in what the terminal shows."""
     until = time.monotonic() + within
