@@ -29,6 +29,17 @@ class Limits:
     """Buffers of a value at least this large go through the arena on one machine."""
     window: int = 1000
     """Calls of one handle that may be unanswered at once; the rest waits at the caller."""
+    chunk_bytes: int = 8 * MIB
+    """A message to another machine that is larger goes in pieces of this size."""
+    tcp_frame_bytes: int = 16 * MIB
+    """What one frame from another machine may have: a chunk, and room."""
+    flight_bytes: int = 64 * MIB
+    """Of messages to one mailbox on another machine that it has not acknowledged; what is behind them waits at the sender."""
+    ack_messages: int = 64
+    ack_bytes: int = MIB
+    """After so many messages, or bytes, from another machine the receiver says that it has them."""
+    sessions: int = 16_384
+    """Senders on other machines that one mailbox remembers."""
 
 
 LIMITS = Limits()

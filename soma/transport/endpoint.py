@@ -52,11 +52,17 @@ class Outlet(Protocol):
     def connect(self, peer: str) -> None: ...
     def send(self, peer: str, frames: Sequence[Frame]) -> None: ...
     def disconnect(self, peer: str) -> None: ...
+    def near(self, peer: str) -> bool:
+        """Whether the peer shares our runtime directory: what lies in shared memory need not be sent."""
+
     def close(self, linger: float = 0.0) -> None: ...
 
 
 class Wire(Protocol):
-    """A way to make mailboxes and outlets that reach each other: ZeroMQ over a directory, or the in-process fake."""
+    """A way to make mailboxes and outlets that reach each other: ZeroMQ over a directory or a network, or the in-process fake."""
+
+    def claim(self, base: str) -> str:
+        """The name under which all others reach the mailboxes `base` and `base.s` of this process; they are made right after."""
 
     def mailbox(self, name: str) -> Mailbox: ...
     def outlet(self, name: str) -> Outlet: ...
@@ -98,9 +104,9 @@ class Waker:
 class ZmqMailbox:
     """A bound ROUTER and a waker."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str) -> None:
-        self._address = address
-        if address.startswith("ipc://") and os.path.lexists(address[6:]):  # zmq would take the name away from its owner
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], address: str | None) -> None:
+        self._path = address.removeprefix("ipc://") if address is not None else ""
+        if self._path and os.path.lexists(self._path):  # zmq would take the name away from its owner
             raise ClusterError(f"cannot bind {address}: the name is taken")
         self._socket = context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.RCVHWM, 0)  # before bind: options set later do not apply
@@ -114,6 +120,10 @@ class ZmqMailbox:
         self._items: Any = [(self._socket, int(zmq.POLLIN)), (self._waker.fd, int(zmq.POLLIN))]
         self._recv = functools.partial(zmq.backend.Socket.recv, self._socket)
         self._get = functools.partial(zmq.backend.Socket.get, self._socket)
+        if address is not None:
+            self._bind(address)
+
+    def _bind(self, address: str) -> None:
         try:
             with private_umask():
                 self._socket.bind(address)
@@ -165,8 +175,8 @@ class ZmqMailbox:
         if not self._socket.closed:
             self._socket.close(0)
             self._waker.close()
-            if self._address.startswith("ipc://"):
-                Path(self._address[6:]).unlink(missing_ok=True)
+            if self._path:
+                Path(self._path).unlink(missing_ok=True)
 
 
 class ZmqOutlet:
@@ -227,6 +237,9 @@ class ZmqOutlet:
             if known is not None and not self._socket.closed:
                 self._socket.disconnect(self._address_of(peer))
 
+    def near(self, peer: str) -> bool:
+        return True
+
     def close(self, linger: float = 0.0) -> None:
         with self._lock:
             self._socket.close(int(linger * 1000))
@@ -241,6 +254,9 @@ class ZmqWire:
 
     def address_of(self, name: str) -> str:
         return f"ipc://{self._directory}/{name}"
+
+    def claim(self, base: str) -> str:
+        return base
 
     def mailbox(self, name: str) -> ZmqMailbox:
         check_endpoint(self.address_of(name), curve=False)

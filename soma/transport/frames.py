@@ -9,7 +9,6 @@ A field's annotation is its type all the way down: of `tuple[tuple[str, bytes], 
 from __future__ import annotations
 
 import dataclasses
-import re
 import types
 import typing
 from collections.abc import Callable, Container
@@ -19,6 +18,7 @@ import msgpack
 
 from soma.config import LIMITS, PROTOCOL_VERSION
 from soma.errors import ProtocolError, VersionMismatchError
+from soma.transport.naming import is_name
 
 M = TypeVar("M")
 
@@ -35,15 +35,14 @@ _packer = msgpack.Packer(use_bin_type=True)
 _ITEMS = 2048
 """Of one array. msgpack makes room for all that are claimed, at each of 1,024 levels, before it sees that they are not there."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,37}")
 _names: set[str] = set()
 
 
 def _is_name(value: str, left: int) -> bool:
-    """A file name with room for the side mailbox's suffix: a socket of this name lies in the runtime directory, nowhere else."""
+    """Of one machine or of several (see `naming`): a socket of this name lies in the runtime directory, or where the name says."""
     if value in _names:
         return True
-    if _NAME.fullmatch(value) is None:
+    if not is_name(value):
         return False
     if len(_names) < 10_000:
         _names.add(value)

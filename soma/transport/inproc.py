@@ -80,6 +80,9 @@ class InprocOutlet:
     def disconnect(self, peer: str) -> None:
         self._gone.add(peer)
 
+    def near(self, peer: str) -> bool:
+        return True
+
     def close(self, linger: float = 0.0) -> None:
         self._closed = True
 
@@ -89,6 +92,9 @@ class InprocWire:
 
     def __init__(self) -> None:
         self._boxes: dict[str, InprocMailbox] = {}
+
+    def claim(self, base: str) -> str:
+        return base
 
     def mailbox(self, name: str) -> InprocMailbox:
         if name in self._boxes:

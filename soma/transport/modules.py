@@ -14,6 +14,12 @@ from typing import Any
 import cloudpickle
 
 _decided: set[str] = {"__main__", "builtins"}
+_elsewhere: list[bool] = []
+
+
+def only_installed() -> None:
+    """From now on only what is installed travels by name: other machines do not have this program's own directories."""
+    _elsewhere.append(True)
 
 
 def by_value_where_needed(name: Any) -> None:
@@ -28,9 +34,11 @@ def by_value_where_needed(name: Any) -> None:
 
 def _importable(name: str, module: ModuleType) -> bool:
     top, _, rest = name.partition(".")
-    if top in sys.stdlib_module_names:
+    if top in sys.stdlib_module_names or top == "soma":
         return True
     file = getattr(module, "__file__", None)
+    if _elsewhere and file is not None and not _installed(file):
+        return False
     if file is None and rest:  # made by its package while that is imported, e.g. torch.ops
         return _importable(top, sys.modules.get(top, module))
     found, path = "", None
@@ -41,6 +49,11 @@ def _importable(name: str, module: ModuleType) -> bool:
             return False
         path = spec.submodule_search_locations
     return file is None or spec.origin is None or os.path.realpath(spec.origin) == os.path.realpath(file)
+
+
+def _installed(file: str) -> bool:
+    """Whether it lies where packages are installed to."""
+    return any(part in ("site-packages", "dist-packages") for part in os.path.realpath(file).split(os.sep))
 
 
 def _find(name: str, path: Any) -> Any:

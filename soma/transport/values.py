@@ -2,10 +2,12 @@
 
     [body]                        a value without buffers
     [segments] [body] [bytes]     a value with buffers
+    [segments] [body] [bytes] [image]    the same to another machine, with what lies in the block
     segments: msgpack [grant | nil, places]; places: 16 bytes for each buffer, offset and length as little-endian int64. The
-    buffer lies in the granted block of the sender's arena, or, with offset -1, it is the next `length` bytes of the last frame.
+    buffer lies in the granted block of the sender's arena (or in the image of it), or, with offset -1, it is the next `length`
+    bytes of the third frame.
 
-Refuses: places outside of the block, and places that do not use up the last frame. A million small arrays are three frames.
+Refuses: places outside of the block, and places that do not use up the third frame. A million small arrays are three frames.
 A `Parcel` is a snapshot: it shares no memory with the value it came from. Each `open` gives a private, writable copy.
 """
 
@@ -22,6 +24,8 @@ from soma.config import LIMITS
 from soma.errors import ObjectTooLargeError, ProtocolError
 from soma.transport.arena import Arena, Block, Grant
 from soma.transport.codec import Packed, decode
+from soma.transport.endpoint import Frame
+from soma.transport.image import Image
 
 Place = tuple[int, int]
 _PLACE = struct.Struct("<qq")
@@ -38,7 +42,8 @@ class Parcel:
     places: tuple[Place, ...] = ()
     """One (offset, length) per buffer: in `block`, or with offset -1 the next bytes of `inline`."""
     inline: bytes = b""
-    block: Block | None = None
+    block: Block | Image | None = None
+    """Shared memory that this process can reach, or what another machine sent of its own."""
     notes: tuple[Any, ...] = ()
     """Refs inside: live objects when packed here, wire tuples when received."""
 
@@ -77,15 +82,27 @@ def parcel(packed: Packed, arena: Arena | None) -> Parcel:
     return Parcel(packed.body, places, b"".join(b for b in buffers if b.nbytes < LIMITS.inline_bytes), block, packed.notes)
 
 
-def to_frames(p: Parcel, arena: Arena | None, holder: str) -> list[bytes]:
-    """The frames behind the header; grants `holder` a lease on the block."""
+def to_frames(p: Parcel, arena: Arena | None, holder: str, near: bool = True) -> list[Frame]:
+    """The frames behind the header. `near` holders get a lease on the block, others what lies in it.
+
+    Raises:
+        ObjectTooLargeError: to another machine, and larger than a message may be.
+    """
     if not p.places:
         return [p.body]
-    grant = None
-    if p.block is not None:
+    if p.block is None:
+        return [msgpack.packb([None, _packed(p.places)]), p.body, p.inline]
+    if near and type(p.block) is Block:
         assert arena is not None
-        grant = arena.grant(p.block, holder).astuple()
-    return [msgpack.packb([grant, _packed(p.places)]), p.body, p.inline]
+        return [msgpack.packb([arena.grant(p.block, holder).astuple(), _packed(p.places)]), p.body, p.inline]
+    if p.size > LIMITS.message_bytes - LIMITS.header_bytes:
+        raise ObjectTooLargeError(f"a value of {p.size} bytes; messages to other machines carry {LIMITS.message_bytes}")
+    return [msgpack.packb([None, _packed(p.places)]), p.body, p.inline, _image(p.block)]
+
+
+def _image(block: Block | Image) -> Frame:
+    """All bytes of a block, not copied; read-only says that they never change."""
+    return block.frame() if type(block) is Image else block.view().toreadonly()
 
 
 def _packed(places: tuple[Place, ...]) -> bytes:
@@ -96,17 +113,21 @@ def from_frames(frames: Sequence[bytes], arena: Arena | None, notes: tuple[Any, 
     """What `to_frames` made, at the receiver; opens the granted block so that it survives its sender."""
     if len(frames) == 1:
         return Parcel(frames[0], notes=notes)
-    if len(frames) != 3:
-        raise ProtocolError(f"a value is 1 or 3 frames, not {len(frames)}")
-    segments, body, inline = frames
+    if not 3 <= len(frames) <= 4:
+        raise ProtocolError(f"a value is 1, 3 or 4 frames, not {len(frames)}")
+    segments, body, inline = frames[:3]
     grant, places = _unpacked(segments)
     if sum(length for offset, length in places if offset == _INLINE) != len(inline):
         raise ProtocolError("segments and bytes of a value do not agree")
-    block = None
+    block: Block | Image | None = Image(frames[3]) if len(frames) == 4 else None
     if grant is not None:
+        if block is not None:
+            raise ProtocolError("a value lies in granted memory, and its bytes came too")
         if arena is None:
             raise ProtocolError("a value in shared memory came to a process without an arena")
         block = arena.open(Grant.fromtuple(grant))
+    elif block is not None and all(offset == _INLINE for offset, _ in places):
+        raise ProtocolError("no buffer of a value lies in the image that came with it")
     room = block.length if block is not None else 0
     for offset, length in places:
         if offset != _INLINE and not 0 <= offset <= offset + length <= room:
@@ -146,9 +167,15 @@ def open_parcel(p: Parcel) -> Any:
 
 
 def to_bytes(p: Parcel) -> bytes:
-    """A parcel without a block as one piece, to be kept in a file."""
-    assert p.block is None
-    data: bytes = msgpack.packb([p.body, _packed(p.places), p.inline])
+    """A parcel as one piece, to be kept in a file."""
+    places, inline = p.places, p.inline
+    if p.block is not None:
+        window, rest, at, parts = memoryview(_image(p.block)), memoryview(p.inline), 0, []
+        for offset, length in places:
+            parts.append(rest[at:at + length] if offset == _INLINE else window[offset:offset + length])
+            at += length if offset == _INLINE else 0
+        places, inline = tuple((_INLINE, length) for _, length in places), b"".join(parts)
+    data: bytes = msgpack.packb([p.body, _packed(places), inline])
     return data
 
 

@@ -1,29 +1,86 @@
-"""What mailboxes and outlets promise, over ZeroMQ and over the in-process fake alike."""
+"""What mailboxes and outlets promise, over ZeroMQ on one machine and on two, and over the in-process fake alike."""
 
 from __future__ import annotations
 
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import zmq
 
 from soma.config import MIB
 from soma.errors import ClusterError, SecurityError
 from soma.transport.endpoint import Mailbox, Outlet, Wire, ZmqWire
 from soma.transport.inproc import InprocWire
+from soma.transport.network import Network, NetworkWire
 from soma.transport.security import create_runtime_dir
 
 LONG = 10.0
 """Seconds after which something is not coming any more."""
 
 
-@pytest.fixture(params=["zmq", "inproc"])
+class Meeting:
+    """Two members of a cluster: mailboxes are one's, outlets the other's, who is on the same machine (near) or on another.
+
+    Tests name a mailbox by its base; whoever is not there has an address at which nobody listens.
+    """
+
+    def __init__(self, *, far: bool) -> None:
+        public, secret = (key.decode() for key in zmq.curve_keypair())
+        self.directories = [create_runtime_dir() for _ in range(1 + far)]
+        self.wires = [NetworkWire(d, Network("127.0.0.1", d.name[-8:], public, secret)) for d in self.directories]
+        self.names: dict[str, str] = {}
+
+    def mailbox(self, base: str) -> Mailbox:
+        name = self.names[base] = self.wires[0].claim(base)
+        return self.wires[0].mailbox(name)
+
+    def name_of(self, base: str) -> str:
+        return self.names.get(base, f"{base.replace(' ', '-')}@{self.directories[0].name[-8:]},127.0.0.1,1,1")
+
+    def outlet(self, name: str) -> Outlet:
+        return Renamed(self.wires[-1].outlet(name), self.name_of)
+
+    def claim(self, base: str) -> str:
+        return self.wires[0].claim(base)
+
+    def close(self) -> None:
+        for wire in self.wires:
+            wire.close()
+        for directory in self.directories:
+            clean(directory)
+
+
+class Renamed:
+    """An outlet that is told the base of a peer only."""
+
+    def __init__(self, outlet: Outlet, name_of: Callable[[str], str]) -> None:
+        self._outlet, self._name_of = outlet, name_of
+        self.close = outlet.close
+
+    def connect(self, peer: str) -> None:
+        self._outlet.connect(self._name_of(peer))
+
+    def send(self, peer: str, frames: Sequence[Any]) -> None:
+        self._outlet.send(self._name_of(peer), frames)
+
+    def disconnect(self, peer: str) -> None:
+        self._outlet.disconnect(self._name_of(peer))
+
+    def near(self, peer: str) -> bool:
+        return self._outlet.near(self._name_of(peer))
+
+
+@pytest.fixture(params=["zmq", "inproc", "network near", "network far"])
 def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     """A wire; what a test forgot to close would make its `close` hang, so that is closed first."""
-    made: Wire = InprocWire() if request.param == "inproc" else ZmqWire(create_runtime_dir())
+    directory = create_runtime_dir() if request.param == "zmq" else None
+    made: Wire = (ZmqWire(directory) if directory is not None else InprocWire() if request.param == "inproc"
+                  else Meeting(far=request.param == "network far"))
     open_ends: list[Mailbox | Outlet] = []
     for name in ("mailbox", "outlet"):
         setattr(made, name, remembering(getattr(made, name), open_ends))
@@ -31,8 +88,8 @@ def wire(request: pytest.FixtureRequest) -> Iterator[Wire]:
     for end in open_ends:
         end.close()
     made.close()
-    if isinstance(made, ZmqWire):
-        clean(made)
+    if directory is not None:
+        clean(directory)
 
 
 def remembering(make: Callable[[str], Mailbox | Outlet], made: list[Mailbox | Outlet]) -> Callable[[str], Mailbox | Outlet]:
@@ -43,11 +100,14 @@ def remembering(make: Callable[[str], Mailbox | Outlet], made: list[Mailbox | Ou
     return remembered
 
 
-def clean(wire: ZmqWire) -> None:
-    directory = Path(wire.address_of("x")[len("ipc://"):]).parent
+def clean(directory: Path) -> None:
     assert [p.name for p in directory.iterdir()] == ["owner"], "a socket was left behind"
     (directory / "owner").unlink()
     directory.rmdir()
+
+
+def directory_of(wire: ZmqWire) -> Path:
+    return Path(wire.address_of("x")[len("ipc://"):]).parent
 
 
 def received(box: Mailbox, count: int) -> list[list[bytes]]:
@@ -112,6 +172,11 @@ def test_big_frames(wire: Wire) -> None:
     big = os.urandom(MIB) * 32
     out.send("b", [b"h", big, b"", memoryview(big)[:MIB]])
     assert received(box, 1) == [[b"a", b"h", big, b"", big[:MIB]]]
+
+
+def test_who_shares_the_directory_is_near(wire: Wire) -> None:
+    out = wire.outlet("a")
+    assert out.near("b") is not (isinstance(wire, Meeting) and len(wire.wires) == 2)
 
 
 def test_a_buffer_may_be_used_again_once_it_was_sent(wire: Wire) -> None:
@@ -295,7 +360,7 @@ class TestZmq:
     def wire(self) -> Iterator[ZmqWire]:
         made = ZmqWire(create_runtime_dir())
         yield made
-        clean(made)
+        clean(directory_of(made))
 
     def test_nothing_is_left_after_close(self) -> None:
         before = sorted(os.listdir("/proc/self/fd")), threading.active_count()
@@ -307,7 +372,7 @@ class TestZmq:
         out.close()
         box.close()
         wire.close()
-        clean(wire)
+        clean(directory_of(wire))
         assert (sorted(os.listdir("/proc/self/fd")), threading.active_count()) == before
 
     def test_the_gone_are_not_called_again_and_again(self, wire: ZmqWire) -> None:
@@ -333,7 +398,7 @@ class TestZmq:
         wire.close()
 
     def test_a_directory_that_others_can_enter_is_refused(self, wire: ZmqWire) -> None:
-        directory = Path(wire.address_of("b")[6:]).parent
+        directory = directory_of(wire)
         directory.chmod(0o755)
         with pytest.raises(SecurityError, match="open to others"):
             wire.mailbox("b")
