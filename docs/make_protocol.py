@@ -17,7 +17,9 @@ BEGIN, END = "<!-- messages:begin -->", "<!-- messages:end -->"
 
 SECTIONS = ((range(1, 20), "Read from the mailbox", "By the thread that waits, so these may be behind the user's code."),
             (range(20, 40), "Read from the side mailbox (`<peer>.s`)", "By the side thread, at once, whatever the user's code does."),
-            (range(40, 10_000), "Read by the daemon (mailbox `daemon`)", "By its only thread."))
+            ([*range(40, 60), *range(80, 90)], "Read by the daemon (mailbox `daemon`)", "By its only thread."),
+            (range(90, 110), "Between the head and its machines", "Orders, and what came of them; read by agents and by the head."),
+            (range(60, 80), "On the control plane of several machines", "Read from the head's TCP port, and by those who connect to it."))
 
 DIRECTION = {
     "Call": "caller → actor", "Reply": "actor → caller", "Credit": "caller → actor", "ObjectValue": "owner → who asked",
@@ -27,6 +29,13 @@ DIRECTION = {
     "Hello": "any → daemon", "CreateActor": "creator → daemon", "Watch": "any → daemon", "Kill": "any → daemon",
     "FindActor": "any → daemon", "Blocked": "actor → daemon", "Unblocked": "actor → daemon", "ActorReady": "actor → daemon",
     "Leaving": "actor → daemon", "LeaseWorker": "any → daemon", "ReturnWorker": "any → daemon", "Ask": "any → daemon",
+    "Join": "member → head", "Welcome": "head → member", "Register": "node → head", "Registered": "head → node",
+    "Fenced": "head → node", "Heartbeat": "node → head", "Beat": "head → node", "Leave": "node → head", "Query": "member → head",
+    "Report": "head → member", "Refused": "head → member", "Shutdown": "head → node, driver → head", "Drain": "head → node, driver → head",
+    "CreateGroup": "any → daemon", "RemoveGroup": "any → daemon", "CheckPlacing": "any → daemon",
+    "Launch": "head → node", "EndProcess": "head → node", "ConfirmEnd": "head → node", "Look": "head → node",
+    "ForgetActor": "head → node", "ReadLog": "head → node", "Spawned": "node → head", "Halted": "node → head", "Exited": "node → head",
+    "Looked": "node → head", "LogPart": "node → head", "Detach": "driver → head",
 }
 
 BETTER = {  # where the docstring, written for readers of the code, does not serve those of the page
@@ -39,6 +48,7 @@ VALUE = {
     "Call": "`(args, kwargs)`", "Reply": "the result, or a failure; none with CANCELLED and END",
     "ObjectValue": "the value, or a failure", "ActorUpdate": "a raw frame of fingerprints, then perhaps a failure; none when ready",
     "Answer": "perhaps one raw frame: JSON, or a handle's pickle", "ActorReady": "a failure, if `error` is set",
+    "Report": "raw frames: JSON", "LogPart": "a raw frame, if `there`",
 }
 
 

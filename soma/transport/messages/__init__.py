@@ -6,9 +6,23 @@ Field types are exact, all the way down (see `transport.frames`): a header is re
 
 from __future__ import annotations
 
+from soma.transport.messages.control import Beat as Beat
+from soma.transport.messages.control import Drain as Drain
+from soma.transport.messages.control import Fenced as Fenced
+from soma.transport.messages.control import Heartbeat as Heartbeat
+from soma.transport.messages.control import Join as Join
+from soma.transport.messages.control import Leave as Leave
+from soma.transport.messages.control import Query as Query
+from soma.transport.messages.control import Refused as Refused
+from soma.transport.messages.control import Register as Register
+from soma.transport.messages.control import Registered as Registered
+from soma.transport.messages.control import Report as Report
+from soma.transport.messages.control import Shutdown as Shutdown
+from soma.transport.messages.control import Welcome as Welcome
 from soma.transport.messages.daemon import ActorReady as ActorReady
 from soma.transport.messages.daemon import Ask as Ask
 from soma.transport.messages.daemon import Blocked as Blocked
+from soma.transport.messages.daemon import CheckPlacing as CheckPlacing
 from soma.transport.messages.daemon import CreateActor as CreateActor
 from soma.transport.messages.daemon import FindActor as FindActor
 from soma.transport.messages.daemon import Hello as Hello
@@ -33,6 +47,20 @@ from soma.transport.messages.mailbox import ObjectValue as ObjectValue
 from soma.transport.messages.mailbox import Reply as Reply
 from soma.transport.messages.mailbox import Said as Said
 from soma.transport.messages.mailbox import Stop as Stop
+from soma.transport.messages.node import ConfirmEnd as ConfirmEnd
+from soma.transport.messages.node import Detach as Detach
+from soma.transport.messages.node import EndProcess as EndProcess
+from soma.transport.messages.node import Exited as Exited
+from soma.transport.messages.node import ForgetActor as ForgetActor
+from soma.transport.messages.node import Halted as Halted
+from soma.transport.messages.node import Launch as Launch
+from soma.transport.messages.node import LogPart as LogPart
+from soma.transport.messages.node import Look as Look
+from soma.transport.messages.node import Looked as Looked
+from soma.transport.messages.node import ReadLog as ReadLog
+from soma.transport.messages.node import Spawned as Spawned
+from soma.transport.messages.placement import CreateGroup as CreateGroup
+from soma.transport.messages.placement import RemoveGroup as RemoveGroup
 from soma.transport.messages.side import Cancel as Cancel
 from soma.transport.messages.side import Event as Event
 from soma.transport.messages.side import Fetch as Fetch

@@ -132,3 +132,14 @@ class Ask:
     request: bytes
     peer: Name
     what: str
+
+
+@message(52)
+@dataclass(frozen=True, slots=True)
+class CheckPlacing:
+    """Could this ever run? Asked where machines come and go; answered by Answer, with a PlacementError if not."""
+
+    request: bytes
+    peer: Name
+    who: str
+    options: dict[str, Any]

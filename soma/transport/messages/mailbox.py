@@ -77,6 +77,8 @@ class ActorUpdate:
     state: str
     cause: Cause | tuple[()]
     history: tuple[Cause, ...]
+    peer: str
+    """The full name of its process, while it has one that is ready; "" else."""
 
 
 @message(6)
