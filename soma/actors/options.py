@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from soma.actors.strategies import SchedulingStrategy, strategy_of
+
 NumReturns = int | Literal["streaming"]
 
 
@@ -32,8 +34,11 @@ class Options:
         max_pending_calls: unanswered calls a handle may have before `PendingCallsLimitExceeded`; -1 without end.
         num_returns: how many refs a call gives; 0 gives None; "streaming" gives a generator of refs.
         timeout: seconds after which a call is cancelled and its `get` raises `GetTimeoutError`.
-        runtime_env: {"env_vars": {...}} sets variables in the actor's process.
-        scheduling_strategy: "DEFAULT" or "SPREAD"; on one machine they are the same.
+        runtime_env: what an actor's process runs in: {"env_vars": {…}} sets variables; {"pip": ["six>=1.16"]}, or the path of a
+            requirements.txt, gives it an environment of its own, made by uv and kept for the next; {"working_dir": "code/"} takes a
+            directory along. Tasks take `env_vars` only.
+        scheduling_strategy: "DEFAULT", "SPREAD", "PACK", or one of those in `strategies`; on one machine all of them are the same but
+            for placement groups.
         listener: of a call: a function that gets what the running method says by `soma.tell(…)`, in the order said and before
             the call's result. It is called by a thread of this process that waits for something (`get`, `wait`, an `await`).
     """
@@ -58,7 +63,7 @@ class Options:
     num_returns: NumReturns = 1
     timeout: float | None = None
     runtime_env: Mapping[str, Any] | None = None
-    scheduling_strategy: str | None = None
+    scheduling_strategy: SchedulingStrategy | None = None
     listener: Callable[[dict[str, Any]], None] | None = None
 
     def __post_init__(self) -> None:
@@ -82,17 +87,12 @@ class Options:
             _at_least("timeout", self.timeout, 0)
         if not isinstance(self.tags, tuple) or not all(isinstance(t, str) for t in self.tags):
             raise ValueError(f"tags={self.tags!r}: a tuple of strings")
-        if self.scheduling_strategy not in (None, "DEFAULT", "SPREAD"):
-            raise ValueError(f"scheduling_strategy={self.scheduling_strategy!r}: 'DEFAULT' or 'SPREAD'")
-        for key in self.runtime_env or ():
-            if key != "env_vars":
-                raise ValueError(f"runtime_env={{{key!r}: …}}: only 'env_vars' is known")
-        for key, value in ((self.runtime_env or {}).get("env_vars") or {}).items():
-            if not isinstance(key, str) or not isinstance(value, str):
-                raise ValueError(f"runtime_env env_vars: {key!r}: {value!r} must both be strings")
-        size = sum(len(k) + len(v) for k, v in ((self.runtime_env or {}).get("env_vars") or {}).items())
-        if size > _ENV_LIMIT:
-            raise ValueError(f"runtime_env env_vars: {size} characters in all; at most {_ENV_LIMIT}. Pass large values as arguments")
+        if self.scheduling_strategy is not None:
+            strategy_of(self.scheduling_strategy)
+        if self.runtime_env is not None:
+            from soma.environments import check  # not needed by those who ask for none
+
+            check(self.runtime_env)
 
     def merge(self, changes: Mapping[str, Any]) -> Options:
         """These options with some replaced; an unknown name is a TypeError that lists the known ones."""
@@ -108,8 +108,6 @@ class Options:
         return dataclasses.replace(self, **clean)
 
 
-_ENV_LIMIT = 16_000
-"""They travel in a header, and characters may take 4 bytes."""
 
 _NAMES = frozenset(f.name for f in dataclasses.fields(Options))
 

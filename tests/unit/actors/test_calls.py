@@ -85,7 +85,7 @@ class LinkMachine(RuleBasedStateMachine):
     def ready(self) -> None:
         self.actor = Actor()
         self.incarnation += 1
-        self.link.started(self.incarnation)
+        self.link.started(self.incarnation, f"a.{self.incarnation}")
         self.flow()
 
     @precondition(lambda self: self.actor is not None)
@@ -167,7 +167,7 @@ class LinkMachine(RuleBasedStateMachine):
         was = self.link.ready, list(self.link.waiting), dict(self.link.sent)
         old = self.incarnation - back - (self.actor is not None)
         if old >= 0:
-            self.link.started(old)
+            self.link.started(old, f"a.{old}")
             lost = self.link.lost(old, frozenset())
             assert not lost.failed and not lost.repeated
         if self.link.dead:

@@ -249,7 +249,8 @@ class FakeCluster(RuleBasedStateMachine):
     def tell(self, r: Resident, cause: DeathCause | None) -> None:
         history = tuple(dataclasses.astuple(c) for c in r.life.history)
         told = dataclasses.astuple(cause) if cause else ()
-        r.last = m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, told, history)
+        where = incarnation_peer(r.actor, r.life.incarnation) if r.life.phase is Phase.READY else ""
+        r.last = m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, told, history, where)
         for peer in r.watchers:
             self.out.send(peer, [pack(r.last), *([r.begun] if cause else [])])
 
