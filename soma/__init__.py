@@ -24,13 +24,18 @@ if TYPE_CHECKING:
     from soma.cluster import exit_actor as exit_actor
     from soma.cluster import get as get
     from soma.cluster import get_actor as get_actor
+    from soma.cluster import get_placement_group as get_placement_group
     from soma.cluster import get_runtime_context as get_runtime_context
     from soma.cluster import init as init
     from soma.cluster import is_initialized as is_initialized
     from soma.cluster import kill as kill
+    from soma.cluster import nodes as nodes
     from soma.cluster import on_event as on_event
+    from soma.cluster import placement_group as placement_group
+    from soma.cluster import placement_group_table as placement_group_table
     from soma.cluster import put as put
     from soma.cluster import remote as remote
+    from soma.cluster import remove_placement_group as remove_placement_group
     from soma.cluster import shutdown as shutdown
     from soma.cluster import status as status
     from soma.cluster import tell as tell
@@ -49,8 +54,10 @@ _HOME = {
     **dict.fromkeys(("ActorClass", "ActorHandle", "ActorMethod", "RemoteFunction"), "soma.actors.handle"),
     "method": "soma.actors.methods",
     **dict.fromkeys(("ObjectRef", "ObjectRefGenerator"), "soma.actors.refs"),
-    **dict.fromkeys(("available_resources", "cancel", "cluster_resources", "exit_actor", "get", "get_actor", "get_runtime_context",
-                     "init", "is_initialized", "kill", "on_event", "put", "remote", "shutdown", "status", "tell", "wait"), "soma.cluster"),
+    **dict.fromkeys(("available_resources", "cancel", "cluster_resources", "exit_actor", "get", "get_actor", "get_placement_group",
+                     "get_runtime_context", "init", "is_initialized", "kill", "nodes", "on_event", "placement_group",
+                     "placement_group_table", "put", "remote", "remove_placement_group", "shutdown", "status", "tell", "wait"),
+                    "soma.cluster"),
     **dict.fromkeys(("Schema", "branch", "filter", "loop", "progress", "report", "search"), "soma.filters"),
     "Graph": "soma.graph",
     "Cache": "soma.store",

@@ -56,6 +56,8 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ["XDG_RUNTIME_DIR"] = private
     os.environ["SOMA_RUNS"] = os.path.join(private, "runs")
     os.environ["SOMA_CACHE"] = os.path.join(private, "cache")
+    for name in ("jobs", "environments", "keys", "state"):
+        os.environ[f"SOMA_{name.upper()}"] = os.path.join(private, name)
     config.add_cleanup(lambda: shutil.rmtree(private))
 
 

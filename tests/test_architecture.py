@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[1]
 SOMA = ROOT / "soma"
 
 LAYERS: dict[str, float] = {
-    "cli": 7, "demo": 7, "dashboard": 7, "study": 6, "serve": 6, "graph": 5, "train": 5, "filters": 4, "cluster": 3, "store": 3, "runs": 3,
-    "daemon": 2.5, "actors": 2, "transport": 1, "errors": 0, "ids": 0, "config": 0, "events": 0,
+    "cli": 7, "demo": 7, "dashboard": 7, "study": 6, "serve": 6, "jobs": 6, "util": 6,
+    "graph": 5, "train": 5, "filters": 4, "cluster": 3, "store": 3, "runs": 3,
+    "daemon": 2.5, "environments": 1.5, "actors": 2, "transport": 1, "errors": 0, "ids": 0, "config": 0, "events": 0,
     "mypy": 7,  # a plugin of the type checker: imports nothing of soma, and nothing imports it
 }
 SIDEWAYS = {("cli", "dashboard"), ("cli", "demo"), ("errors", "ids"), ("config", "ids"), ("config", "errors"),
@@ -31,7 +32,8 @@ TRANSPORT_ONLY = {"zmq", "pickle", "cloudpickle", "_pickle", "marshal", "shelve"
 """Foreign formats and sockets have one home, and so do their errors."""
 
 FILE_LINES, FUNCTION_LINES, PARAMETERS = 300, 60, 7
-PUBLIC_VERBS = {"soma/cluster/session.py": {"init"}, "soma/graph/graph.py": {"fit", "forward"},
+PUBLIC_VERBS = {"soma/cluster/session.py": {"init"}, "soma/graph/graph.py": {"fit", "forward", "stream"},
+                "soma/jobs/verbs.py": {"submit"},
                 "soma/train/data_parallel.py": {"__init__", "fit"}, "soma/train/federated.py": {"__init__"},
                 "soma/train/pipelining/pipeline.py": {"__init__", "fit"}}
 """Users call these by keyword; the names are the field's."""

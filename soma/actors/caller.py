@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from soma.actors.calls import Link, Lost, Pending
+from soma.actors.calls import UNTOLD, Link, Lost, Pending, fingerprint
 from soma.actors.consuming import Consumer
 from soma.actors.engine import HandleInfo
 from soma.actors.failures import Failure, rebuild
@@ -18,7 +18,7 @@ from soma.actors.refs import ObjectRef, RefHome
 from soma.actors.sharing import Port, Sharing, side
 from soma.config import LIMITS
 from soma.errors import ActorDiedError, ActorInitError, DeathCause, Executed, PendingCallsLimitExceeded, SomaError, TaskCancelledError
-from soma.ids import DAEMON, ActorId, CallId, CallIds, incarnation_peer, object_id
+from soma.ids import DAEMON, ActorId, CallId, CallIds, object_id
 from soma.transport import messages as m
 from soma.transport.codec import encode_call
 from soma.transport.frames import pack
@@ -94,7 +94,7 @@ class Caller:
 
     def _peer_of(self, call_id: CallId) -> str | None:
         link = self._calls.get(call_id)
-        return None if link is None else incarnation_peer(link.actor, link.incarnation)
+        return None if link is None else link.peer
 
     def launch(self, link: Link, call: Pending) -> None:
         """Send a prepared call, or queue it; the lock is held."""
@@ -112,13 +112,13 @@ class Caller:
             self._port.inbox.poke_pump(urgent=False)
 
     def _send(self, link: Link, call: Pending) -> None:
-        port, peer = self._port, incarnation_peer(link.actor, link.incarnation)
+        port, peer = self._port, link.peer
         if self._sharing.is_dead(peer):
             return  # the news that settles or repeats this call is on its way
         deadline = None if call.deadline is None else max(0, int((call.deadline - time.monotonic()) * 1000))
         notes = self._sharing.register(call.parcel.notes, peer) if call.parcel.notes else ()
         header = m.Call(call.call_id, port.me, call.method, -1 if call.streams else len(call.returns), call.attempt, deadline, notes)
-        port.outlet.send(peer, [pack(header), *to_frames(call.parcel, port.arena, peer)])
+        port.outlet.send(peer, [pack(header), *to_frames(call.parcel, port.arena, peer, port.outlet.near(peer))])
 
     def _flow(self, link: Link) -> None:
         for call in link.flow():
@@ -212,21 +212,23 @@ class Caller:
             return
         if msg.state == Phase.READY.value:
             if self._port.inbox.late:
-                self._port.inbox.late.append(lambda: self._on_ready(link, msg.incarnation))
+                self._port.inbox.late.append(lambda: self._on_ready(link, msg))
             else:
-                self._on_ready(link, msg.incarnation)
+                self._on_ready(link, msg)
         elif msg.state in (Phase.RESTARTING.value, Phase.DEAD.value):
             self._port.inbox.late.append(lambda: self._on_death(link, msg, frames))
 
-    def _on_ready(self, link: Link, incarnation: int) -> None:
+    def _on_ready(self, link: Link, msg: m.ActorUpdate) -> None:
         with self._port.lock:
-            link.started(incarnation)
+            link.started(msg.incarnation, msg.peer)
             self._flow(link)
 
     def _on_death(self, link: Link, msg: m.ActorUpdate, frames: list[bytes]) -> None:
         ring = frames[0] if frames else b""
         begun = frozenset(ring[i:i + 8] for i in range(0, len(ring), 8)) - {bytes(8)}
         with self._port.lock:
+            if ring == UNTOLD:
+                begun = frozenset(map(fingerprint, link.sent))
             if msg.state == Phase.RESTARTING.value:
                 link.cause = DeathCause(*msg.cause)
                 lost: Lost = link.lost(msg.incarnation, begun)
@@ -278,7 +280,7 @@ class Caller:
                 self._done(link, waiting)
                 return None
             link.sent[call_id].force_cancelled = force
-            self._port.outlet.send(side(incarnation_peer(link.actor, link.incarnation)), [pack(m.Cancel(call_id))])
+            self._port.outlet.send(side(link.peer), [pack(m.Cancel(call_id))])
             return link
 
 

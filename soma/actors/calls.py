@@ -22,6 +22,10 @@ def fingerprint(call_id: bytes) -> bytes:
     return call_id[:4] + call_id[12:]
 
 
+UNTOLD = b"?"
+"""Instead of fingerprints: nobody can tell which calls had begun, so each of them may have."""
+
+
 @dataclass(slots=True, eq=False)
 class Pending:
     """A call that is not settled."""
@@ -57,11 +61,14 @@ class Lost:
 class Link:
     """One caller's view of one actor."""
 
-    __slots__ = ("actor", "incarnation", "dead", "cause", "history", "waiting", "sent", "_window", "_ready", "init_error", "when_idle")
+    __slots__ = ("actor", "incarnation", "peer", "dead", "cause", "history", "waiting", "sent", "_window", "_ready", "init_error",
+                 "when_idle")
 
     def __init__(self, actor: ActorId, window: int) -> None:
         self.actor = actor
         self.incarnation = -1
+        self.peer = ""
+        """Where the present incarnation is reached."""
         self.dead = False
         self.cause: DeathCause | None = None
         self.history: tuple[DeathCause, ...] = ()
@@ -121,10 +128,10 @@ class Link:
                 return call
         return None
 
-    def started(self, incarnation: int) -> None:
-        """An incarnation is ready to be called. An older one than known is late news."""
+    def started(self, incarnation: int, peer: str) -> None:
+        """An incarnation is ready to be called at `peer`. An older one than known is late news."""
         if not self.dead and incarnation >= self.incarnation:
-            self.incarnation = incarnation
+            self.incarnation, self.peer = incarnation, peer
             self._ready = True
 
     def lost(self, incarnation: int, begun: frozenset[bytes]) -> Lost:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from soma.actors.engine import ActorSpec, HandleInfo
 from soma.actors.objects import Entry
-from soma.actors.placing import check_feasible, placing
+from soma.actors.placing import placing
 from soma.actors.travel import handle_object
 from soma.errors import ArgumentNotSerializableError, NotSerializableError
 from soma.ids import DAEMON, new_actor_id
@@ -30,8 +31,8 @@ HEAVY = ("torch", "sklearn", "pandas", "scipy")
 def create(runtime: Runtime, spec: ActorSpec) -> HandleInfo:
     """Ask the daemon for an actor. Returns at once unless the actor has a name (then the name is settled first)."""
     options, name = spec.options, spec.options.name
-    needs = placing(options, default_cpus=0.0)
-    check_feasible(f"actor {spec.cls.__name__}", needs, runtime.identity.totals)
+    needs = placing(options, 0.0, spec.cls.__name__)
+    runtime.check_placing(f"actor {spec.cls.__name__}", options, needs)
     if options.get_if_exists and name is not None:
         with contextlib.suppress(ValueError):  # it does not exist yet: make it
             return runtime.find_actor(name, options.namespace)
@@ -39,7 +40,10 @@ def create(runtime: Runtime, spec: ActorSpec) -> HandleInfo:
     concurrency = options.max_concurrency or (1000 if spec.is_async else 1)
     plan = {"concurrency": concurrency, "groups": dict(options.concurrency_groups), "is_async": spec.is_async}
     payload = _payload(runtime, spec, info, plan)
-    entry = _count_handles(runtime, info, payload, detached=options.lifetime == "detached")
+    environment = _environment(runtime, options.runtime_env)
+    if environment is not None:
+        needs = {**needs, "environment": bytes(environment.id)}
+    entry = _count_handles(runtime, info, (payload, environment), detached=options.lifetime == "detached")
     travelling = encode(info).body
     message = m.CreateActor(
         b"", info.actor, runtime.port.me, info.class_name,
@@ -80,6 +84,15 @@ def _payload(runtime: Runtime, spec: ActorSpec, info: HandleInfo, plan: dict[str
         raise
 
 
+def _environment(runtime: Runtime, asked: Mapping[str, Any] | None) -> Any:
+    """What its process must make before anything else, as a value of ours that the process fetches; None if that is nothing."""
+    if not asked or asked.keys() <= {"env_vars"}:
+        return None
+    from soma.environments import portable
+
+    return runtime.put({key: value for key, value in portable(asked).items() if key != "env_vars"})
+
+
 def _check(value: Any, path: str) -> None:
     try:
         encode(value, path=path)
@@ -87,8 +100,8 @@ def _check(value: Any, path: str) -> None:
         raise ArgumentNotSerializableError(e.path, e.problem, e.hint) from None
 
 
-def _count_handles(runtime: Runtime, info: HandleInfo, payload: Any, *, detached: bool) -> Entry:
-    """An entry that stands for the actor: when its last handle anywhere is dropped, the actor ends."""
+def _count_handles(runtime: Runtime, info: HandleInfo, kept: Any, *, detached: bool) -> Entry:
+    """An entry that stands for the actor: when its last handle anywhere is dropped, the actor ends, and `kept` is not needed."""
     with runtime.port.lock:
         entry = runtime.sharing.table.add(handle_object(info.actor), runtime.port.me, info.actor)
 
@@ -99,8 +112,8 @@ def _count_handles(runtime: Runtime, info: HandleInfo, payload: Any, *, detached
             runtime.sharing.table.forget(entry.id)
             runtime.caller.forget(info.actor)
             runtime.port.outlet.send(DAEMON, [pack(m.Kill(info.actor, True, "killed", True))])
-            nonlocal payload
-            payload = None
+            nonlocal kept
+            kept = None
 
         entry.on_free = last_handle_gone
     return entry

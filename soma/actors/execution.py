@@ -177,7 +177,8 @@ class Executor:
         with port.lock:
             if sharing.is_dead(caller):
                 return
-            notes, frames = sharing.register(kept.notes, caller), to_frames(kept, port.arena, caller)
+            notes = sharing.register(kept.notes, caller)
+            frames = to_frames(kept, port.arena, caller, port.outlet.near(caller))
         port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, notes)), *frames])
 
     def _parcel(self, value: Any, path: str) -> Parcel:

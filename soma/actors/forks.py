@@ -41,6 +41,9 @@ class NoOutlet:
 
     disconnect = connect
 
+    def near(self, peer: str) -> bool:
+        raise self._why
+
     def close(self, linger: float = 0.0) -> None:
         return
 

@@ -26,6 +26,7 @@ class Inquiry:
     """The verbs of an engine that concern the cluster as a whole."""
 
     identity: Identity
+    elastic: bool
     namespace: str
     port: Port
     requests: Requests
@@ -38,8 +39,13 @@ class Inquiry:
 
     def resources(self, *, available: bool) -> dict[str, float]:
         self.check()
-        if not available:
+        if not available and not self.elastic:
             return dict(self.identity.totals)
+        if not available:
+            totals: dict[str, float] = {}
+            for machine in self.machines():
+                totals = {name: totals.get(name, 0.0) + machine["totals"].get(name, 0.0) for name in {*totals, *machine["totals"]}}
+            return totals
         return {str(k): float(v) for k, v in self.requests.request(lambda r: m.Ask(r, self.port.me, "available")).fields.items()}
 
     def machines(self) -> list[dict[str, Any]]:

@@ -7,12 +7,13 @@ Stop, `exit_actor`, `sys.exit` or a signal.
 from __future__ import annotations
 
 import faulthandler
+import json
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ from soma.transport.arena import Arena
 from soma.transport.codec import encode
 from soma.transport.endpoint import ZmqWire
 from soma.transport.frames import pack
+from soma.transport.network import NetworkWire
+from soma.transport.place import place_of
 from soma.transport.values import parcel, to_frames
 
 HEARD_TIMEOUT = 2.0
@@ -63,6 +66,18 @@ class Start:
     """Those it may run on; empty: all."""
     tags: Sequence[str] = ()
     """What the machine is marked with."""
+    environment: bytes = b""
+    """Object id of what this process has to make first: packages, files."""
+
+
+def encode_start(start: Start) -> dict[str, Any]:
+    """As plain JSON."""
+    return {**{f.name: getattr(start, f.name) for f in fields(start)}, "payload": start.payload.hex(),
+            "environment": start.environment.hex(), "totals": dict(start.totals), "env": dict(start.env)}
+
+
+def decode_start(told: dict[str, Any]) -> Start:
+    return Start(**{**told, "payload": bytes.fromhex(told["payload"]), "environment": bytes.fromhex(told["environment"])})
 
 
 def actor_main(start: Start, blackbox_fd: int) -> None:
@@ -80,6 +95,18 @@ def actor_main(start: Start, blackbox_fd: int) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         os._exit(code)
+
+
+def reborn() -> None:
+    """Entry of a process that goes on as the interpreter of its environment: the same process to everybody else."""
+    paths, told = json.loads(sys.argv[1])
+    blackbox = int(sys.argv[2])
+    sys.path[:0] = paths
+    sys.argv = [""]
+    for number in (1, 2):  # as they were: lines are seen as soon as they are printed
+        stream = open(number, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)
+        setattr(sys, "stdout" if number == 1 else "stderr", stream)
+    actor_main(decode_start(told), blackbox)
 
 
 def _pin(cores: Sequence[int]) -> None:
@@ -106,11 +133,16 @@ def _limit_threads(n: int) -> None:
 class _Process:
     def __init__(self, start: Start, blackbox_fd: int) -> None:
         self._start = start
-        self._me = incarnation_peer(ActorId(start.actor), start.incarnation)
-        identity = Identity(self._me, "actor", start.node, start.namespace, start.totals)
+        peer = incarnation_peer(ActorId(start.actor), start.incarnation)
+        identity = Identity(peer, "actor", start.node, start.namespace, start.totals)
         directory = Path(start.directory)
-        self._runtime = Runtime(ZmqWire(directory), identity, Arena(start.arena_bytes, directory), start.tags)
+        place = place_of(directory)
+        wire = ZmqWire(directory) if place is None else NetworkWire(directory, place.network(directory))
+        self._runtime = Runtime(wire, identity, Arena(start.arena_bytes, directory), start.tags, elastic=place is not None)
+        self._me = self._runtime.port.me
         current.set_engine(self._runtime)
+        self._blackbox = os.dup(blackbox_fd) if start.environment else -1
+        """For the interpreter that this process goes on as; the recorder closes the other."""
         self._recorder = Recorder(blackbox_fd)
         self._stopped_early = False
         self._runtime.handlers[m.Stop] = self._on_early_stop
@@ -158,6 +190,8 @@ class _Process:
         start, runtime = self._start, self._runtime
         label = f"actor {start.class_name} ({start.actor[:8]})"
         try:
+            if start.environment:
+                self._settle_in()
             if start.payload:
                 ref: ObjectRef[Any] = runtime.rebuild_ref(ObjectId(start.payload), start.creator, "")
                 cls, args, kwargs, info, plan = runtime.get([ref], None)[0]
@@ -180,6 +214,31 @@ class _Process:
             raise _Failed from None
         runtime.port.outlet.send(DAEMON, [pack(m.ActorReady(start.actor, start.incarnation, ""))])
         return mode
+
+    def _settle_in(self) -> None:
+        """Make the packages and files that were asked for; with packages, go on as another interpreter, and do not come back."""
+        from soma.environments import prepare
+
+        start, runtime = self._start, self._runtime
+        ref: ObjectRef[Any] = runtime.rebuild_ref(ObjectId(start.environment), start.creator, "")
+        prepared = prepare(runtime.get([ref], None)[0])
+        del ref
+        runtime.sharing.collect()
+        if prepared.cwd is not None:
+            os.chdir(prepared.cwd)
+            sys.path[:0] = prepared.sys_path
+        if prepared.python is None:
+            os.close(self._blackbox)
+            return
+        for lease in prepared.leases:
+            os.set_inheritable(lease.fd, True)  # held as long as the process lives
+        os.set_inheritable(self._blackbox, True)
+        runtime.shutdown()
+        told = json.dumps([prepared.sys_path, encode_start(replace(start, environment=b""))])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        code = "from soma.actors.process import reborn; reborn()"
+        os.execv(prepared.python, [str(prepared.python), "-P", "-c", code, told, str(self._blackbox)])
 
     def _report(self, e: BaseException, label: str) -> None:
         where = f"{label}, pid {os.getpid()}, node {self._start.node}, the constructor"

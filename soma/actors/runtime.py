@@ -7,7 +7,8 @@ goes back the same way. What the parts do is theirs: `sharing` (values and refs)
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,14 @@ from soma.actors.caller import Caller
 from soma.actors.context import Identity, LeaveActor
 from soma.actors.creation import create
 from soma.actors.engine import ActorSpec, HandleInfo
+from soma.actors.grouping import Grouping
 from soma.actors.inbox import Inbox
 from soma.actors.inquiry import Inquiry
 from soma.actors.interrupts import Interrupts
 from soma.actors.methods import MethodSpec
 from soma.actors.objects import Entry, Status
 from soma.actors.options import Options
-from soma.actors.placing import check_feasible, check_tags, placing
+from soma.actors.placing import check_feasible, check_tags, is_bound, placing
 from soma.actors.pool import TaskPool
 from soma.actors.refs import ObjectRef, ObjectRefGenerator
 from soma.actors.requests import Requests
@@ -41,11 +43,16 @@ from soma.transport.frames import pack, read
 from soma.transport.values import parcel
 
 
-class Runtime(Inquiry):
+class Runtime(Inquiry, Grouping):
     """One process of a cluster."""
 
-    def __init__(self, wire: Wire, identity: Identity, arena: Arena, tags: Sequence[str] = ()) -> None:
-        self.identity = identity
+    def __init__(self, wire: Wire, identity: Identity, arena: Arena, tags: Sequence[str] = (), *, elastic: bool = False) -> None:
+        self.identity = identity = replace(identity, peer=wire.claim(identity.peer))
+        self.elastic = elastic
+        """Machines come and go: what there is has to be asked."""
+        self.linger = 1.0 if identity.role == "actor" else 0.0
+        """Seconds for the last words: an actor's answers; the cluster of a driver that owns it is gone."""
+        self._placeable: set[str] = set()
         self._tags = tuple(tags)
         """What this machine is marked with."""
         self.namespace = identity.namespace
@@ -123,8 +130,18 @@ class Runtime(Inquiry):
     def create_actor(self, spec: ActorSpec) -> HandleInfo:
         self.check()
         self.sharing.collect()
-        check_tags(f"actor {spec.cls.__name__}", spec.options.tags, self._tags)
         return create(self, spec)
+
+    def check_placing(self, who: str, options: Options, needs: Mapping[str, Any]) -> None:
+        """PlacementError at once if no machine could ever do this."""
+        bound = is_bound(needs)
+        if not self.elastic and not bound:
+            check_tags(who, options.tags, self._tags)
+            check_feasible(who, needs, self.identity.totals)
+        elif (known := repr(sorted(needs.items()))) not in self._placeable:
+            self.request(lambda r: m.CheckPlacing(r, self.port.me, who, dict(needs)))
+            if not bound:  # else it may be possible now and not later
+                self._placeable.add(known)
 
     def submit(self, target: HandleInfo, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
         if self.lost is not None or self._closed:
@@ -136,9 +153,10 @@ class Runtime(Inquiry):
     def submit_task(self, fn: Callable[..., Any], spec: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
         self.check()
         self.sharing.collect()
-        check_tags(f"task {spec.name}", options.tags, self._tags)
-        needs = placing(options, default_cpus=1.0)
-        check_feasible(f"task {spec.name}", needs, self.identity.totals)
+        if options.runtime_env and not options.runtime_env.keys() <= {"env_vars"}:
+            raise ValueError(f"task {spec.name}: a task takes only env_vars of runtime_env; an actor takes pip and working_dir as well")
+        needs = placing(options, 1.0, spec.name)
+        self.check_placing(f"task {spec.name}", options, needs)
         return self.pool.submit(fn, spec, args, kwargs, options, needs)
 
     def kill(self, actor: ActorId, no_restart: bool) -> None:
@@ -277,6 +295,6 @@ class Runtime(Inquiry):
         self.side.close()
         self.inbox.close()
         self.mailbox.close()
-        self.port.outlet.close(1.0 if self.identity.role == "actor" else 0.0)  # an actor's last answers; a driver's cluster is gone
+        self.port.outlet.close(self.linger)
         self._wire.close()
         self.port.arena.close()

@@ -217,10 +217,10 @@ class Sharing:
             if self.is_dead(peer):
                 return
             try:
-                frames = to_frames(parcel, self._port.arena, peer)
+                frames = to_frames(parcel, self._port.arena, peer, self._port.outlet.near(peer))
             except SomaError as error:  # whoever asked waits for an answer: no more leases, or memory that is gone
                 parcel, status = failed(error), m.ERROR
-                frames = to_frames(parcel, self._port.arena, peer)
+                frames = to_frames(parcel, self._port.arena, peer, self._port.outlet.near(peer))
             notes = self.register(parcel.notes, peer)
         self._port.outlet.send(peer, [pack(m.ObjectValue(entry.id, status, notes)), *frames])
 

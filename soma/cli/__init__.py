@@ -6,27 +6,65 @@ Errors that a user can act on are one line and exit code 1; anything else keeps 
 from __future__ import annotations
 
 import json
+import time
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from soma import __version__
 from soma.cli.cache import cache
+from soma.cli.jobs import job
+from soma.cli.keys import keygen, keys, token
+from soma.cli.machines import drain, join, start, stop
 from soma.cli.runs import runs
+from soma.errors import SomaError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SOMA"})
 @click.version_option(__version__, prog_name="soma")
-def main() -> None:
-    """Actors in processes of their own, and graphs of filters that run on them."""
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.toml",
+              help="Options by command; by default soma/soma.toml in the user's configuration directory, if it is there.")
+@click.pass_context
+def main(context: click.Context, config: Path | None) -> None:
+    """Actors in processes of their own, and graphs of filters that run on them.
+
+    An option that is not given comes from the environment (SOMA_START_BIND is --bind of `soma start`), else from the configuration
+    file (`bind = "tcp://…"` under `[start]`), else it has its default.
+    """
+    context.default_map = configured(config)
+
+
+def configured(path: Path | None) -> dict[str, Any]:
+    """What the configuration file says: a table of options for each command. Refuses what is no option of that command."""
+    asked = path is not None
+    path = path or Path(click.get_app_dir("soma")) / "soma.toml"
+    if not asked and not path.exists():
+        return {}
+    try:
+        told = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise click.ClickException(f"the configuration file {path} cannot be read: {e}") from None
+    for name, table in told.items():
+        command = main.commands.get(name)
+        if command is None or not isinstance(table, dict):
+            raise click.ClickException(f"{path}: [{name}] is no command; there are: {', '.join(sorted(main.commands))}")
+        known = {str(p.name) for p in command.params}
+        wrong = [key for key in table if key.replace("-", "_") not in known]
+        if wrong and not isinstance(command, click.Group):
+            raise click.ClickException(f"{path}: [{name}] has no option {wrong[0]!r}; there are: {', '.join(sorted(known))}")
+    return {name: {key.replace("-", "_"): value for key, value in table.items()} for name, table in told.items()}
 
 
 main.add_command(cache)
 main.add_command(runs)
+for command in (start, join, stop, drain, job, keygen, keys, token):
+    main.add_command(command)
 
 
 @main.command()
@@ -47,11 +85,16 @@ def demo(progress: bool | None) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Plain data, one list of clusters.")
-def status(as_json: bool) -> None:
+@click.option("--address", metavar="tcp://HOST:PORT", help="Ask the head there instead of looking on this machine.")
+def status(as_json: bool, address: str | None) -> None:
     """What runs on this machine: nodes, actors, memory and refs of your clusters."""
-    from soma.daemon.inspect import clusters
+    from soma.daemon.inspect import clusters, head_status
+    from soma.daemon.joining import known_head
 
-    found = clusters()
+    try:
+        found = clusters() if address is None else [head_status(address, known_head(address), 10.0)]
+    except SomaError as e:
+        raise click.ClickException(str(e)) from None
     if as_json:
         click.echo(json.dumps(found, indent=2, default=str))
     elif not found:
@@ -62,6 +105,29 @@ def status(as_json: bool) -> None:
         console = Console()
         for cluster in found:
             console.print(render_status(cluster))
+
+
+@main.command()
+@click.argument("actor")
+@click.option("-f", "--follow", is_flag=True, help="Go on with what it prints, until Ctrl-C.")
+@click.option("-n", "--bytes", "size", type=int, default=64 * 1024, show_default=True, help="How much of the end to show first.")
+def logs(actor: str, follow: bool, size: int) -> None:
+    """What ACTOR (its name, or the beginning of its id) printed, on whichever machine it is."""
+    from soma.daemon.inspect import read_log
+
+    try:
+        data, end = read_log(actor, -max(1, size))
+        while True:
+            click.echo(data, nl=False)
+            if not follow and not data:
+                return
+            if not data:
+                time.sleep(0.3)
+            data, end = read_log(actor, end)
+    except ValueError as e:
+        raise click.ClickException(str(e)) from None
+    except KeyboardInterrupt:
+        return
 
 
 def render_status(status: Mapping[str, Any]) -> RenderableType:
@@ -82,11 +148,14 @@ def render_status(status: Mapping[str, Any]) -> RenderableType:
              ("refused messages", status.get("refused_messages"))]
     for key, value in (status.get("driver") or {}).items():
         facts.append((f"driver's {key.replace('_', ' ')}", _amount(key, value)))
-    lines = [Text.assemble((f"{name:<20}", "dim"), str(value)) for name, value in facts if value]
-    actors = status.get("actors") or ()
-    columns = ["actor", "class", "state", "pid", "memory", "shared", "refs", "reserved", "cores", "restarts"]
-    table = _table(columns, [_actor_row(a) for a in actors])
-    name = str(status.get("directory") or status.get("cluster") or "?").rpartition("/")[2]
+    lines: list[RenderableType] = [Text.assemble((f"{name:<20}", "dim"), str(value)) for name, value in facts if value]
+    actors, nodes = status.get("actors") or (), status.get("nodes") or ()
+    several = len(nodes) > 1
+    columns = ["actor", "class", "state", "node", "pid", "memory", "shared", "refs", "reserved", "cores", "restarts"]
+    table = _table(columns, [_actor_row(a, several) for a in actors])
+    if several:
+        lines += [Text(), _table(["node", "host", "free", "GPUs", "tags", "load", "daemon"], [_node_row(n) for n in nodes])]
+    name = str(status.get("directory") if not several else status.get("cluster") or "?").rpartition("/")[2]
     return Panel(Group(*lines, Text(), table if actors else Text("no actors", style="dim")),
                  title=Text.assemble("cluster ", (name, "bold")), title_align="left", expand=False)
 
@@ -95,12 +164,22 @@ def _driver(name: str, held: Mapping[str, Any] | None) -> str:
     return name if not held else f"{name} ({held['refs']} refs, {_bytes(held['arena_used'])} shared)"
 
 
-def _actor_row(actor: Mapping[str, Any]) -> list[str]:
+def _node_row(node: Mapping[str, Any]) -> list[str]:
+    machine, total, free = node.get("capabilities") or {}, node.get("resources") or {}, node.get("available") or {}
+    amounts = ", ".join(f"{_amount(key, free.get(key, 0))} of {_amount(key, most)} {key}" for key, most in sorted(total.items()))
+    load = (node.get("load") or {}).get("load_1m")
+    return [str(node.get("node_id", "?")), str(node.get("host") or ""), amounts,
+            ", ".join(str(g.get("name", "?")) for g in machine.get("gpus") or ()), ", ".join(machine.get("tags") or ()),
+            "" if load is None else f"{load:.2f}", str(node.get("pid") or "")]
+
+
+def _actor_row(actor: Mapping[str, Any], several: bool) -> list[str]:
     reserved = ", ".join(f"{_amount(key, n)} {key}" for key, n in (actor.get("resources") or {}).items() if n)
     memory, held = actor.get("memory_bytes"), actor.get("holdings") or {}
     kind = "task worker" if actor.get("task_worker") else actor.get("class_name")
     shared = held.get("arena_used")
     return [str(actor.get("name") or actor.get("actor_id", "?")), str(kind or ""), str(actor.get("state", "")),
+            str(actor.get("node_id") or "") if several else "",
             str(actor.get("pid") or ""), _bytes(memory) if memory else "", _bytes(shared) if shared else "",
             str(held.get("refs") or ""), reserved, ",".join(map(str, actor.get("cores") or ())), str(actor.get("restarts") or "")]
 

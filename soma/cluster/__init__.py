@@ -6,6 +6,11 @@ from soma.cluster.context import RuntimeContext as RuntimeContext
 from soma.cluster.context import current_actor as current_actor
 from soma.cluster.context import get_runtime_context as get_runtime_context
 from soma.cluster.marking import remote as remote
+from soma.cluster.placement_groups import PlacementGroup as PlacementGroup
+from soma.cluster.placement_groups import get_placement_group as get_placement_group
+from soma.cluster.placement_groups import placement_group as placement_group
+from soma.cluster.placement_groups import placement_group_table as placement_group_table
+from soma.cluster.placement_groups import remove_placement_group as remove_placement_group
 from soma.cluster.session import Session as Session
 from soma.cluster.session import init as init
 from soma.cluster.session import is_initialized as is_initialized
@@ -18,6 +23,7 @@ from soma.cluster.verbs import get as get
 from soma.cluster.verbs import get_actor as get_actor
 from soma.cluster.verbs import kill as kill
 from soma.cluster.verbs import machines as machines
+from soma.cluster.verbs import nodes as nodes
 from soma.cluster.verbs import on_event as on_event
 from soma.cluster.verbs import publish as publish
 from soma.cluster.verbs import put as put

@@ -28,6 +28,7 @@ class Session:
 
 
 def init(
+    address: str | None = None,
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     memory: int | None = None,
@@ -35,6 +36,7 @@ def init(
     namespace: str | None = None,
     resources: Mapping[str, float] | None = None,
     *,
+    token: str | None = None,
     tags: Sequence[str] = (),
     local: bool = False,
     log_to_driver: bool = True,
@@ -42,9 +44,13 @@ def init(
     preload: Sequence[str] = (),
     ignore_reinit_error: bool = False,
 ) -> Session:
-    """Start a cluster on this machine. Use it bare, or as `with soma.init(): …`.
+    """Start a cluster on this machine, or take part in one of several. Use it bare, or as `with soma.init(): …`.
 
     Args:
+        address: `"tcp://HOST:PORT"` of a running cluster's head, as `soma start --head` prints it, or `"auto"`: that of the cluster
+            which this machine has joined. None starts a cluster of this machine, which ends with this process. With an address, what
+            machines offer is theirs to say: only `token`, `namespace`, `object_store_memory` and `ignore_reinit_error` count.
+        token: a join token, needed where this user's key is not yet known to the head; by default what SOMA_TOKEN says.
         num_cpus, num_gpus: what actors and tasks may reserve; by default what the machine has.
         memory: bytes that actors may reserve with `memory=`; by default 70 % of the machine's.
         object_store_memory: bytes of large values that one process may hold for others; by default 30 % of the machine's.
@@ -59,7 +65,8 @@ def init(
 
     Raises:
         AlreadyInitializedError: a cluster is running.
-        ValueError: an amount or a tag that cannot be.
+        ValueError: an amount or a tag that cannot be, or given beside an address.
+        ClusterError: the head at `address` cannot be reached. SecurityError: it does not let us in.
     """
     running = current.peek()
     if running is not None:
@@ -67,13 +74,14 @@ def init(
             return Session(running)
         raise AlreadyInitializedError("soma.init() was called while a cluster is running; call soma.shutdown() first, "
                                       "or pass ignore_reinit_error=True")
-    engine: Engine
     marked = marks(tags)
-    if local:
-        from soma.actors.local import LocalEngine
-        from soma.daemon.capabilities import detect
-
-        engine = LocalEngine(detect(num_cpus, num_gpus, tags=marked).as_dict(), namespace=namespace, resources=resources)
+    engine: Engine
+    if address is not None:
+        _only_local(num_cpus=num_cpus, num_gpus=num_gpus, memory=memory, resources=resources, tags=marked or None, local=local or None,
+                    preload=preload or None)
+        engine = _attach(address, token, namespace, object_store_memory)
+    elif local:
+        engine = _local(num_cpus, num_gpus, marked, namespace, resources)
     else:
         from soma.daemon.launch import start_cluster
 
@@ -83,6 +91,26 @@ def init(
     current.set_engine(engine)
     HUB.attach(engine)
     return Session(engine)
+
+
+def _attach(address: str, token: str | None, namespace: str | None, object_store_memory: int | None) -> Engine:
+    from soma.daemon.attach import attach
+
+    return attach(address, token=token, namespace=namespace, object_store_memory=object_store_memory)
+
+
+def _local(num_cpus: float | None, num_gpus: float | None, marked: tuple[str, ...], namespace: str | None,
+           resources: Mapping[str, float] | None) -> Engine:
+    from soma.actors.local import LocalEngine
+    from soma.daemon.capabilities import detect
+
+    return LocalEngine(detect(num_cpus, num_gpus, tags=marked).as_dict(), namespace=namespace, resources=resources)
+
+
+def _only_local(**given: object) -> None:
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}={value!r}: with an address, this is the machines' to say (`soma join --{name.replace('_', '-')}`)")
 
 
 def _init_default() -> None:

@@ -135,6 +135,12 @@ def machines() -> list[dict[str, Any]]:
     return current.engine().machines()
 
 
+def nodes() -> list[dict[str, Any]]:
+    """The machines of the cluster in Ray's words: "NodeID", "Alive", "Resources" and "Labels" of each. Who is lost is not among them."""
+    return [{"NodeID": machine["node_id"], "Alive": True, "Resources": dict(machine["totals"]), "Labels": dict(machine.get("labels", {})),
+             "Tags": tuple(machine["capabilities"].get("tags", ()))} for machine in machines()]
+
+
 def status() -> dict[str, Any]:
     """Nodes, actors, memory and refs as plain data."""
     engine = current.peek()

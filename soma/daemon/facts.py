@@ -1,23 +1,27 @@
-"""What the daemon tells of its machine before every placement: totals, who holds what, load. Cheap: no process is asked."""
+"""What the head tells of its machines before every placement: totals, who holds what, load. Cheap: no process is asked."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from soma.actors.lifecycle import Phase
-from soma.actors.load import load
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
-    from soma.daemon.residents import Resident
+    from soma.daemon.head import Head
+    from soma.daemon.orders import Machine
+    from soma.daemon.resident import Resident
 
 
-def facts(d: Daemon) -> dict[str, Any]:
-    """This machine for `Engine.machines`.
+def facts(d: Head) -> list[dict[str, Any]]:
+    """Every machine for `Engine.machines`.
 
     An actor that waits in the queue holds nothing yet; one that is blocked holds its CPU all the same, for it will take it back.
     """
-    holders, shares = d.pool.holders(), d.pool.gpu_shares()
+    return [_facts(d, machine) for machine in d.machines.values()]
+
+
+def _facts(d: Head, machine: Machine) -> dict[str, Any]:
+    holders, shares = d.pools.holders(machine.node), d.pools.gpu_shares(machine.node)
     reserved: dict[str, dict[str, float]] = {}
     lent: dict[str, dict[str, float]] = {}
     on_gpus: dict[str, dict[str, float]] = {}
@@ -31,8 +35,8 @@ def facts(d: Daemon) -> dict[str, Any]:
             reserved[name] = r.amounts
         if r.holder in shares:
             on_gpus[name] = {str(i): share for i, share in shares[r.holder].items()}
-    return {"node_id": d.node, "capabilities": d.capabilities.as_dict(), "totals": d.totals, "reserved": reserved, "lent": lent,
-            "gpu_shares": on_gpus, "load": load()}
+    return {"node_id": machine.node, **machine.facts(), "labels": machine.labels, "totals": machine.totals, "reserved": reserved,
+            "lent": lent, "gpu_shares": on_gpus}
 
 
 def _key(r: Resident, taken: dict[str, dict[str, float]]) -> str:

@@ -88,7 +88,7 @@ class Daemon:
         line = b""
         try:
             while not line.endswith(b"\n"):
-                data = self._lifeline.recv(65536)
+                data = self._receive()
                 if not data:
                     raise ClusterError(f"the daemon ended while it started (exit code {self._process.wait(5)}):\n{self.log_tail()}")
                 line += data
@@ -97,6 +97,12 @@ class Daemon:
         self._lifeline.settimeout(None)
         ready: dict[str, Any] = json.loads(line)
         return ready
+
+    def _receive(self) -> bytes:
+        try:
+            return self._lifeline.recv(65536)
+        except ConnectionResetError:  # it ended without having read what it was told
+            return b""
 
     def log_tail(self) -> str:
         """The last lines that it wrote; readable also when the directory is gone."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from soma.actors.admission import InGroup
+from soma.actors.admission.infeasible import why_never
 from soma.actors.lifecycle import Phase
-from soma.actors.placing import amounts, check_options
+from soma.actors.placing import amounts, check_options, where_of
+from soma.daemon.orders import Machine, Wanted
 from soma.ids import ActorId, new_actor_id, new_hex
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
-    from soma.daemon.residents import Resident
+    from soma.daemon.head import Head
+    from soma.daemon.resident import Resident
 
 KEEP_IDLE = 4
 """Idle workers kept for the next task, beyond one per CPU."""
@@ -31,8 +34,8 @@ class Loan:
 class Loans:
     """Requests that wait are in the daemon's admission queue; here are the workers and who has them."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+    def __init__(self, head: Head) -> None:
+        self._d = head
         self._asked: dict[str, m.LeaseWorker] = {}
         self._idle: list[Resident] = []
         self._loans: dict[ActorId, Loan] = {}
@@ -43,29 +46,30 @@ class Loans:
         holder = new_hex()
         self._asked[holder] = msg
         try:
-            self._d.when_admitted(holder, amounts(msg.options), lambda: self._lend(holder), lasting=False)
+            wanted = Wanted(amounts(msg.options), where_of(msg.options), False, self._d.node_of(msg.peer))
+            self._d.when_admitted(holder, wanted, lambda machine: self._lend(holder, machine))
         except ValueError as e:
             del self._asked[holder]
             self._d.answer(msg.peer, msg.request, error="ValueError", text=str(e))
 
-    def _lend(self, holder: str) -> None:
+    def _lend(self, holder: str, machine: Machine) -> None:
         msg = self._asked.pop(holder)
-        worker = self._idle_worker(msg.options)
+        worker = self._idle_worker(msg.options, machine)
         if worker is None:
             create = m.CreateActor(b"", new_actor_id(), "", "TaskWorker", {**msg.options, "detached": True}, (), b"")
             worker = self._d.residents.create(create, is_worker=True)
             worker.holder = holder
-            self._d.residents.start(worker)
+            self._d.residents.start(worker, machine)
         else:
             self._idle.remove(worker)
             worker.holder = holder
         self._loans[worker.actor] = Loan(worker, msg.peer)
         self._d.answer(msg.peer, msg.request, {"actor": worker.actor})
 
-    def _idle_worker(self, options: dict[str, Any]) -> Resident | None:
-        if options["num_gpus"]:
-            return None  # its process must be made with its GPUs
-        return next((w for w in self._idle if all(w.options[k] == options[k] for k in _SAME_PROCESS)), None)
+    def _idle_worker(self, options: dict[str, Any], machine: Machine) -> Resident | None:
+        if options["num_gpus"] or _group_of(options):
+            return None  # its process must be made with its GPUs, and ends with its group
+        return next((w for w in self._idle if w.machine is machine and all(w.options[k] == options[k] for k in _SAME_PROCESS)), None)
 
     def give_back(self, msg: m.ReturnWorker) -> None:
         """A borrower is done with a worker, or withdraws a request. (If that crossed our answer, the worker comes back as well.)"""
@@ -85,14 +89,38 @@ class Loans:
     def _free(self, loan: Loan) -> None:
         worker = loan.worker
         del self._loans[worker.actor]
-        self._d.pool.release(worker.holder)
+        self._d.pools.release(worker.holder)
         worker.holder = ""
-        keep = int(self._d.settings.num_cpus) + KEEP_IDLE
-        if worker.options["num_gpus"] or len(self._idle) >= keep or worker.life.phase not in (Phase.READY, Phase.STARTING):
+        keep = int(self._d.totals.get("CPU", 0)) + KEEP_IDLE
+        bound = worker.options["num_gpus"] or _group_of(worker.options)
+        if bound or len(self._idle) >= keep or worker.life.phase not in (Phase.READY, Phase.STARTING):
             self._d.stop(worker, "killed", graceful=False)
         else:
             self._idle.append(worker)
         self._d.admit()
+
+    def refuse(self, holder: str) -> None:
+        """A request that can never be met any more."""
+        msg = self._asked.get(holder)
+        if msg is not None:
+            self._withdraw(holder)
+            why = why_never(self._d.pools, amounts(msg.options), where_of(msg.options))
+            self._d.answer(msg.peer, msg.request, error="PlacementError", text=f"a task {why}")
+
+    def group_removed(self, group: str) -> None:
+        """Who waits for room inside a placement group never gets any; workers lent there are ended with it."""
+        for holder, msg in list(self._asked.items()):
+            if _group_of(msg.options) == group:
+                self._withdraw(holder)
+                self._d.answer(msg.peer, msg.request, error="PlacementError", text=f"the placement group {group} was removed")
+        for loan in list(self._loans.values()):
+            if _group_of(loan.worker.options) == group:
+                self._d.stop(loan.worker, "group", graceful=False)
+
+    def end_idle(self) -> None:
+        """Nobody is there who might have tasks."""
+        for worker in list(self._idle):
+            self._d.stop(worker, "killed", graceful=False)
 
     def on_gone(self, r: Resident) -> None:
         """A worker died."""
@@ -108,3 +136,9 @@ class Loans:
         for loan in list(self._loans.values()):
             if loan.borrower == peer:
                 self._d.stop(loan.worker, "owner", graceful=False)
+
+
+def _group_of(options: dict[str, Any]) -> str:
+    """The placement group it runs in; "" if in none."""
+    strategy = where_of(options).strategy
+    return strategy.group if isinstance(strategy, InGroup) else ""

@@ -10,44 +10,38 @@ import os
 from typing import TYPE_CHECKING
 
 from soma.daemon.processes import descendants
-from soma.errors import DeathCause
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
-    from soma.daemon.residents import Resident
+    from soma.daemon.machine import Child, LocalMachine
 
 EVERY = 0.25
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class MemoryWatch:
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+    def __init__(self, machine: LocalMachine) -> None:
+        self._m = machine
         self._ticking = False
-
-    def rss(self, r: Resident) -> int:
-        """Bytes of memory that the actor's process has in use; 0 when there is none."""
-        return resident_bytes(r.pid) if r.pid else 0
 
     def ensure(self) -> None:
         """Start looking, if somebody has a limit."""
         if not self._ticking and self._limited():
             self._ticking = True
-            self._d.after(EVERY, self._tick)
+            self._m.loop.after(EVERY, self._tick)
 
-    def _limited(self) -> list[Resident]:
-        return [r for r in self._d.residents.by_id.values() if r.options.get("memory") and r.pid]
+    def _limited(self) -> list[Child]:
+        return [c for c in self._m.children.values() if c.order.memory and c.pid]
 
     def _tick(self) -> None:
         limited = self._limited()
-        for r in limited:
-            used = resident_bytes(r.pid) + sum(resident_bytes(p) for p in descendants(r.pid))
-            limit = int(r.options["memory"])
-            if used > limit:
-                self._d.residents.end(r, DeathCause("oom", pid=r.pid, rss=used, limit=limit))
+        for child in limited:
+            used = resident_bytes(child.pid) + sum(resident_bytes(p) for p in descendants(child.pid))
+            if used > child.order.memory and not child.killed:
+                child.over = used, child.order.memory
+                self._m.kill(child.order.peer)
         self._ticking = bool(limited)
         if self._ticking:
-            self._d.after(EVERY, self._tick)
+            self._m.loop.after(EVERY, self._tick)
 
 
 def resident_bytes(pid: int) -> int:

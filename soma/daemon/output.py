@@ -15,8 +15,8 @@ from soma.daemon.logs import Dedup, LineBuffer, LogFile
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
-    from soma.daemon.residents import Resident
+    from soma.daemon.machine import LocalMachine
+    from soma.daemon.orders import Order
 
 CHUNK = 64 * 1024
 BUDGET = 256 * 1024
@@ -27,9 +27,9 @@ _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 class Output:
     """Both pipes of one process."""
 
-    def __init__(self, daemon: Daemon, resident: Resident, out: int, err: int) -> None:
-        self._d, self._r = daemon, resident
-        self._peer = resident.peer
+    def __init__(self, machine: LocalMachine, order: Order, out: int, err: int) -> None:
+        self._m, self._order = machine, order
+        self._peer = order.peer
         self._buffers = {out: ("stdout", LineBuffer()), err: ("stderr", LineBuffer())}
         self._file: LogFile | None = None
         self._spent, self._window, self._dropped = 0, 0.0, 0
@@ -38,7 +38,7 @@ class Output:
             if _F_SETPIPE_SZ is not None:
                 with contextlib.suppress(PermissionError):  # over the user's limit for pipes: the default size works as well
                     fcntl.fcntl(fd, _F_SETPIPE_SZ, 1024 * 1024)
-            daemon.watch_fd(fd, self._on_readable)
+            machine.loop.watch_fd(fd, self._on_readable)
 
     def _on_readable(self, fd: int) -> None:
         try:
@@ -47,21 +47,21 @@ class Output:
             return
         stream, buffer = self._buffers[fd]
         if not data:
-            self._d.unwatch_fd(fd)
+            self._m.loop.unwatch_fd(fd)
             return
         self._keep(data)
         self._pass_on(stream, buffer.feed(data))
 
     def _keep(self, data: bytes) -> None:
         if self._file is None:
-            self._file = LogFile(self._d.directory / "logs" / f"{self._r.class_name[:40]}-{self._peer}.log")
+            self._file = LogFile(self._m.directory / "logs" / f"{self._order.class_name[:40]}-{self._peer}.log")
         self._file.write(data)
 
     def _pass_on(self, stream: str, lines: list[str]) -> None:
-        if not lines or not self._d.settings.log_to_driver:
+        if not lines or not self._m.settings.log_to_driver:
             return
-        now = self._d.now()
-        lines = [shown for line in lines for shown in self._d.repeats.feed(self._peer, line, now)]
+        now = self._m.loop.now()
+        lines = [shown for line in lines for shown in self._m.repeats.feed(self._peer, line, now)]
         if now - self._window > 0.1:
             self._spent, self._window = 0, now
         kept: list[str] = []
@@ -81,12 +81,13 @@ class Output:
 
     def _send(self, stream: str, lines: list[str]) -> None:
         dropped, self._dropped = self._dropped, 0
-        self._d.to_drivers(m.LogLines(self._r.label, self._r.pid, stream, tuple(lines), dropped))
+        pid = self._m.children[self._peer].pid
+        self._m.reports.on_lines(m.LogLines(self._order.label, pid, stream, tuple(lines), dropped))
 
     def flush(self) -> None:
         """Read what is there now."""
         for fd in self._buffers:
-            if self._d.watches(fd):
+            if self._m.loop.watches(fd):
                 self._on_readable(fd)
 
     def finish(self) -> str:
@@ -103,7 +104,7 @@ class Output:
                 self._keep(data)
                 self._pass_on(stream, buffer.feed(data))
             self._pass_on(stream, buffer.close())
-            self._d.unwatch_fd(fd)
+            self._m.loop.unwatch_fd(fd)
             os.close(fd)
             if stream == "stderr":
                 tail = buffer.tail
@@ -117,26 +118,27 @@ class Output:
 class Repeats:
     """Lines that several actors print alike: shown once, counted, and the count told later."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
-        self._dedup = Dedup()
+    def __init__(self, machine: LocalMachine) -> None:
+        self._m = machine
+        self._medup = Dedup()
         self._waiting = False
 
     def feed(self, peer: str, line: str, now: float) -> list[str]:
         """What to show now that `peer` printed `line`."""
-        shown = [str(s) for s in self._dedup.feed(peer, line, now)]
+        shown = [str(s) for s in self._medup.feed(peer, line, now)]
         self._tell_later()
         return shown
 
     def _tell_later(self) -> None:
-        due = self._dedup.next_due()
+        due = self._medup.next_due()
         if due is not None and not self._waiting:
             self._waiting = True
-            self._d.after(max(0.0, due - self._d.now()), self._tell)
+            self._m.loop.after(max(0.0, due - self._m.loop.now()), self._tell)
 
     def _tell(self) -> None:
         self._waiting = False
-        for shown in self._dedup.due(self._d.now()):
-            r = self._d.residents.of_peer(shown.actor)
-            self._d.to_drivers(m.LogLines(r.label if r else "actors", r.pid if r else 0, "stdout", (str(shown),), 0))
+        for shown in self._medup.due(self._m.loop.now()):
+            child = self._m.children.get(shown.actor)
+            label, pid = (child.order.label, child.pid) if child is not None else ("actors", 0)
+            self._m.reports.on_lines(m.LogLines(label, pid, "stdout", (str(shown),), 0))
         self._tell_later()

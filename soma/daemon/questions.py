@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,8 @@ from soma.ids import DAEMON, CallIds
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
+    from soma.daemon.head import Head
+    from soma.daemon.orders import LogPiece, Machine
 
 
 PATIENCE = 0.25
@@ -34,8 +34,8 @@ class Gathering:
 class Questions:
     """Answers `Ask`, from peers of the cluster and from outside (`soma status`)."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+    def __init__(self, head: Head) -> None:
+        self._d = head
         self._ids = CallIds()
         self._gatherings: dict[bytes, Gathering] = {}
 
@@ -47,7 +47,7 @@ class Questions:
             gathering.open[request] = peer
             self._gatherings[request] = gathering
             self._d.send(peer + ".s", m.Ask(request, DAEMON, "holdings"))
-        self._d.after(PATIENCE, lambda: self._finish(gathering))
+        self._d.loop.after(PATIENCE, lambda: self._finish(gathering))
         self._finish_if_complete(gathering)
 
     def on_answer(self, msg: m.Answer, frames: list[bytes]) -> None:
@@ -73,36 +73,66 @@ class Questions:
             case "status":
                 self.gather(lambda held: d.answer(msg.peer, msg.request, body=json.dumps(self.status(held)).encode()))
             case "machines":
-                d.answer(msg.peer, msg.request, body=json.dumps([facts(d)]).encode())
+                d.answer(msg.peer, msg.request, body=json.dumps(self.machines()).encode())
             case "available":
-                d.answer(msg.peer, msg.request, dict(d.pool.available()))
+                d.answer(msg.peer, msg.request, dict(d.pools.available()))
+            case "groups":
+                d.answer(msg.peer, msg.request, body=json.dumps(d.groups.rows()).encode())
             case "events":
                 d.listeners.add(msg.peer)
                 d.answer(msg.peer, msg.request)
             case "shutdown":
-                for r in d.residents.by_id.values():
-                    if r.output is not None:
-                        r.output.flush()
+                for machine in d.machines.values():
+                    machine.flush()
                 d.send(msg.peer + ".s", m.Event({"kind": LAST}))  # behind the lines, on their way
                 d.answer(msg.peer, msg.request)
                 d.finish()
+            case what if what.startswith("log:"):
+                self._log(msg)
             case other:
                 d.answer(msg.peer, msg.request, error="ValueError", text=f"unknown question {other!r}")
         if msg.peer not in d.peers:
-            d.after(1.0, lambda: d.disconnect(msg.peer))  # somebody from outside, who asked once
+            d.loop.after(1.0, lambda: d.disconnect(msg.peer))  # somebody from outside, who asked once
+
+    def _log(self, msg: m.Ask) -> None:
+        """`log:<actor's name or id>:<offset>`."""
+        d = self._d
+        actor, _, offset = msg.what[4:].rpartition(":")
+        r = d.residents.called(actor)
+        if r is None or r.machine is None or not offset.lstrip("-").isdecimal():
+            d.answer(msg.peer, msg.request, error="ValueError", text=f"there is no actor {actor!r}")
+            return
+
+        def then(piece: LogPiece | None) -> None:
+            if piece is None:
+                d.answer(msg.peer, msg.request, error="ValueError", text=f"{actor!r} has printed nothing")
+            else:
+                d.answer(msg.peer, msg.request, {"end": piece[1]}, body=piece[0])
+
+        r.machine.read_log(r.peer, int(offset), then)
+
+    def machines(self) -> list[dict[str, Any]]:
+        """What `Engine.machines` gives."""
+        return facts(self._d)
 
     def status(self, held: Holdings) -> dict[str, Any]:
         """What `soma status --json` prints."""
         d = self._d
-        holders = d.pool.holders()
+        holders = d.pools.holders()
         actors = [{
             "actor_id": r.actor, "class_name": r.class_name, "name": r.options.get("name"), "namespace": r.options.get("namespace"),
             "state": "stopped" if r.stopped else r.life.phase.value, "pid": r.pid, "incarnation": r.life.incarnation,
-            "restarts": r.life.restarts, "memory_bytes": d.memory.rss(r), "holdings": held.get(r.peer),
-            "resources": holders.get(r.holder, {}), "task_worker": r.is_worker,
-            "cores": d.cores.of(r.actor),
+            "restarts": r.life.restarts, "memory_bytes": r.machine.rss(r.peer) if r.machine else 0,
+            "holdings": held.get(r.address), "resources": holders.get(r.holder, {}), "task_worker": r.is_worker,
+            "cores": r.cores, "node_id": r.node,
         } for r in d.residents.by_id.values()]
-        return {"node_id": d.node, "pid": os.getpid(), "forkserver_pid": d.spawner.pid, "directory": str(d.directory),
-                "resources": d.totals, "available": dict(d.pool.available()), "capabilities": d.capabilities.as_dict(),
-                "actors": actors, "drivers": sorted(d.drivers), "holdings": {name: held.get(name) for name in sorted(d.drivers)},
-                "refused_messages": d.refused}
+        nodes = [self._node(machine) for machine in d.machines.values()]
+        only = nodes[0] if len(nodes) == 1 else {}
+        return {"cluster": d.cluster, **only, "nodes": nodes, "resources": d.totals, "available": dict(d.pools.available()),
+                "actors": actors, "drivers": sorted(d.drivers),
+                "holdings": {name: held.get(name) for name in sorted(d.drivers)}, "refused_messages": d.refused}
+
+    def _node(self, machine: Machine) -> dict[str, Any]:
+        known = machine.facts()
+        return {"node_id": machine.node, **machine.about(), "resources": machine.totals, "labels": machine.labels,
+                "available": self._d.pools.available(machine.node), "capabilities": known["capabilities"], "load": known["load"]}

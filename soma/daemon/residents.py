@@ -1,80 +1,40 @@
-"""The actors of a machine: their records, and what is done to them. The thin shell around `supervisor.Life`.
+"""The actors of a cluster: their records, and what is done to them. The thin shell around `supervisor.Life`.
 
-Every change of an actor's phase goes through `Life`; this file carries out what it decides: reserve, fork, tell the watchers,
-kill, restart after a pause.
+Every change of an actor's phase goes through `Life`; this file carries out what it decides: order a process from a machine, tell the
+watchers, kill, restart after a pause. A process is known here by its peer without an address until it says where it is reached.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from soma.actors import blackbox
+from soma.actors.calls import UNTOLD
 from soma.actors.lifecycle import Phase
-from soma.actors.placing import amounts
-from soma.actors.process import Start
-from soma.actors.savepoint import path_of
+from soma.actors.placing import where_of
 from soma.actors.supervisor import Life
-from soma.daemon.output import Output
-from soma.daemon.reaping import death_cause
-from soma.daemon.visible import visible_gpus
+from soma.daemon.orders import Exit, Machine, Order, Wanted
+from soma.daemon.resident import Resident
 from soma.errors import DeathCause
-from soma.ids import ActorId, incarnation_peer
+from soma.ids import ActorId
 from soma.transport import messages as m
+from soma.transport.frames import pack
+from soma.transport.naming import local_name
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
+    from soma.daemon.head import Head
 
 
-@dataclass(slots=True, eq=False)
-class Resident:
-    """One actor on this machine."""
-
-    actor: ActorId
-    creator: str
-    class_name: str
-    options: dict[str, Any]
-    info: bytes
-    life: Life
-    is_worker: bool = False
-    watchers: set[str] = field(default_factory=set)
-    holder: str = ""
-    """Under which name its resources are reserved; a task worker's is that of its present loan."""
-    pid: int = 0
-    box: int = -1
-    output: Output | None = None
-    ending: DeathCause | None = None
-    """Why we are ending it; wins over what the wait status says."""
-    leaving: tuple[str, int] | None = None
-    stopped: bool = False
-    """By SIGSTOP: it answers nothing until SIGCONT."""
-    init_error: tuple[str, list[bytes]] | None = None
-    rss: int = 0
-    last: DeathCause | None = None
-    last_begun: bytes = b""
-
-    @property
-    def peer(self) -> str:
-        return incarnation_peer(self.actor, self.life.incarnation)
-
-    @property
-    def label(self) -> str:
-        return self.options.get("name") or self.class_name
-
-    @property
-    def amounts(self) -> dict[str, float]:
-        return {} if self.is_worker else amounts(self.options)
+ENVIRONMENT_TIMEOUT = 600.0
+"""Seconds more that a constructor may take whose process has to make an environment first."""
 
 
 class Residents:
     """All of them, by id, by name and by peer."""
 
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+    def __init__(self, head: Head) -> None:
+        self._d = head
         self.by_id: dict[ActorId, Resident] = {}
         self._by_peer: dict[str, Resident] = {}
         self._names: dict[tuple[str, str], Resident] = {}
@@ -83,10 +43,17 @@ class Residents:
         self.on_gone: Callable[[Resident], None] = lambda r: None
 
     def of_peer(self, peer: str) -> Resident | None:
-        return self._by_peer.get(peer)
+        return self._by_peer.get(local_name(peer))
 
     def find(self, namespace: str, name: str) -> Resident | None:
         return self._names.get((namespace, name))
+
+    def called(self, text: str) -> Resident | None:
+        """The one, alive or not long dead, of this name or with an id that begins so; None if there are none or several."""
+        every = [*self.by_id.values(), *self._tombs.values()]
+        named = [r for r in every if r.options.get("name") == text]
+        found = named or [r for r in every if len(text) >= 4 and r.actor.startswith(text)]
+        return found[0] if len(found) == 1 or named else None
 
     # -- making --------------------------------------------------------------------------------------------------------------
 
@@ -102,44 +69,39 @@ class Residents:
             self._names[r.options["namespace"], r.options["name"]] = r
         return r
 
-    def start(self, r: Resident) -> None:
-        """Fork a process for the next incarnation; its resources are reserved."""
+    def place(self, r: Resident) -> None:
+        """Have it started where there is room for it, as soon as there is."""
+        d = self._d
+        try:
+            wanted = Wanted(r.amounts, where_of(r.options), True, d.node_of(r.creator))
+            d.when_admitted(r.holder, wanted, lambda machine: self.start(r, machine))
+        except ValueError as e:  # amounts that no honest driver sends
+            self.refuse(r, str(e))
+
+    def start(self, r: Resident, machine: Machine) -> None:
+        """Have a process made for the next incarnation; its resources are reserved on this machine."""
         d = self._d
         incarnation = r.life.admitted()
         r.ending = r.leaving = r.init_error = None
-        r.stopped = False
+        r.stopped, r.address, r.machine, r.has_process = False, "", machine, True
+        r.unsaid.clear()
         self._by_peer[peer := r.peer] = r
+        o = r.options
+        order = Order(r.actor, incarnation, r.class_name, r.label, r.creator, o.get("payload", b""), o.get("namespace", ""),
+                      float(o.get("num_cpus", 1)), int(o.get("memory") or 0), r.is_worker, d.pools.gpus_of(r.holder), o.get("env", {}),
+                      tuple(o.get("heavy", ())), d.totals, o.get("environment", b""))
         try:
-            self._launch(r, incarnation)
+            machine.launch(order)
         except (OSError, ValueError) as e:  # no descriptors left, or a start that is too long to be told
             why = f"{type(e).__name__}: {e}"
-            d.after(0.0, lambda: self.on_failed(peer, why, d.now()))
+            d.loop.after(0.0, lambda: self.on_failed(peer, why))
             return
-        d.after(d.settings.init_timeout, lambda: self._init_timeout(r, incarnation))
+        patience = d.settings.init_timeout + (ENVIRONMENT_TIMEOUT if order.environment else 0.0)
+        d.loop.after(patience, lambda: self._init_timeout(r, incarnation, patience))
 
-    def _launch(self, r: Resident, incarnation: int) -> None:
-        """Ask the forkserver for a process with its pipes and black box."""
-        d = self._d
-        r.box = blackbox.create()
-        out_read, out_write = os.pipe()
-        try:
-            err_read, err_write = os.pipe()
-        except OSError:
-            os.close(out_read)
-            os.close(out_write)
-            raise
-        r.output = Output(d, r, out_read, err_read)
-        if not r.is_worker:  # a worker is lent for tasks of many sizes
-            d.cores.take(r.actor, r.options["num_cpus"])
-        env = {**r.options.get("env", {}), **visible_gpus(d.capabilities.gpus, d.settings.num_gpus, d.pool.gpus_of(r.holder))}
-        start = Start(str(d.directory), r.actor, incarnation, r.class_name, r.creator, r.options.get("payload", b""), d.node,
-                      r.options.get("namespace", ""), d.totals, d.settings.object_store_memory,
-                      max(1, int(r.options.get("num_cpus", 1))), env, d.cores.of(r.actor), d.settings.tags)
-        d.spawner.spawn(start, (out_write, err_write, os.dup(r.box)), r.options.get("heavy", ()), d.settings.start_method)
-
-    def _init_timeout(self, r: Resident, incarnation: int) -> None:
+    def _init_timeout(self, r: Resident, incarnation: int, patience: float) -> None:
         if r.life.phase is Phase.STARTING and r.life.incarnation == incarnation:
-            detail = f"its constructor did not return within {self._d.settings.init_timeout:g} s"
+            detail = f"its constructor did not return within {patience:g} s"
             self.end(r, DeathCause("init", pid=r.pid, detail=detail))
 
     def refuse(self, r: Resident, why: str) -> None:
@@ -147,13 +109,10 @@ class Residents:
         r.life.stop()
         self._buried(r, DeathCause("init", detail=why))
 
-    def on_spawned(self, peer: str, pid: int) -> None:
+    def on_spawned(self, peer: str, pid: int, cores: tuple[int, ...]) -> None:
         r = self._by_peer[peer]
-        r.pid = pid
+        r.pid, r.cores = pid, cores
         self._event(r, "ActorStarted", pid=pid, restarts=r.life.restarts)
-        if r.ending is not None:  # it was to end before it was there
-            self.end(r, r.ending)
-        self._d.memory.ensure()
 
     def on_stopped(self, peer: str, *, stopped: bool) -> None:
         """Its process was stopped by a signal, or goes on. Nothing is done about it: only a person knows what it is for."""
@@ -162,11 +121,31 @@ class Residents:
             r.stopped = stopped
             self._event(r, "ActorStopped" if stopped else "ActorContinued", pid=r.pid)
 
-    def on_failed(self, peer: str, why: str, now: float) -> None:
-        """The machine refused another process."""
-        r = self._by_peer[peer]
-        r.ending = DeathCause("init", detail=f"no process could be made: {why}")
-        self.on_exited(peer, 0, 0, 0, now)
+    def on_failed(self, peer: str, why: str) -> None:
+        self._by_peer[peer].ending = DeathCause("init", detail=f"no process could be made: {why}")
+        self.on_exited(peer, Exit(0, 0, 0, False))
+
+    def on_lines(self, lines: m.LogLines) -> None:
+        self._d.to_drivers(lines)
+
+    def on_hello(self, peer: str) -> None:
+        """A process says where it is reached."""
+        r = self.of_peer(peer)
+        if r is not None and r.peer == local_name(peer):
+            if r.address and r.address != peer:  # it began anew in an environment of its own
+                self._d.peer_died(r.address)
+                self._d.peers[peer] = "actor"
+            r.address = peer
+            for message in r.unsaid:
+                self._d.send_packed(peer, message)
+            r.unsaid.clear()
+
+    def _say(self, r: Resident, message: Any) -> None:
+        """Send something to its process, now or as soon as that is reached."""
+        if r.address:
+            self._d.send(r.address, message)
+        else:
+            r.unsaid.append(pack(message))
 
     def on_ready(self, msg: m.ActorReady, frames: list[bytes]) -> None:
         r = self.by_id.get(ActorId(msg.actor))
@@ -174,7 +153,7 @@ class Residents:
             return
         if msg.error:
             r.init_error = (msg.error, frames)
-            self._d.send(r.peer, m.Stop("heard"))
+            self._say(r, m.Stop("heard"))
         elif r.life.constructed():
             self._tell(r)
 
@@ -192,7 +171,7 @@ class Residents:
     def _update(self, r: Resident) -> m.ActorUpdate:
         cause = dataclasses.astuple(r.last) if r.last and r.life.phase is not Phase.READY else ()
         short = [dataclasses.astuple(dataclasses.replace(c, stderr_tail="", detail=c.detail[:500])) for c in r.life.history]
-        return m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, cause, tuple(short))
+        return m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, cause, tuple(short), r.address)
 
     def _update_frames(self, r: Resident) -> list[bytes]:
         if r.life.phase is Phase.READY:
@@ -214,11 +193,8 @@ class Residents:
         """Kill its process, if it has one. Whether it comes again is `Life`'s decision when the process is gone."""
         if r.ending is None:
             r.ending = why
-        if r.pid:
-            try:
-                os.kill(r.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                return
+        if r.has_process and r.machine is not None:
+            r.machine.kill(r.peer)
 
     def stop(self, r: Resident, reason: str, *, graceful: bool) -> None:
         """End it for good; `graceful` lets it finish its queue."""
@@ -230,52 +206,58 @@ class Residents:
         if not had_process:
             self._buried(r, why)
         elif graceful:
-            self._d.send(r.peer, m.Stop(reason))
+            self._say(r, m.Stop(reason))
             r.leaving = r.leaving or (reason, 0)
         else:
             self.end(r, why)
 
-    def on_exited(self, peer: str, pid: int, status: int, max_rss: int, now: float) -> None:
+    def on_exited(self, peer: str, exit: Exit) -> None:
         """A process is gone: explain it, tell everybody, restart or bury."""
-        d = self._d
         r = self._by_peer.pop(peer)
         was_starting = r.life.phase is Phase.STARTING
-        if r.box >= 0:
-            r.last_begun = blackbox.begun(r.box)
-            os.close(r.box)
-        tail = r.output.finish() if r.output else ""
-        r.output = None
-        cause = self._cause(r, pid, status, max_rss, tail)
+        r.last_begun = exit.begun
+        cause = r.cause_of(exit)
         if was_starting and cause.reason in ("exited", "signal", "oom", "oom?"):
             cause = dataclasses.replace(cause, in_constructor=True)
-        r.pid, r.box = 0, -1
-        cause, pause = r.life.died(cause, now)
+        self._ended(r, cause)
+
+    def _ended(self, r: Resident, cause: DeathCause) -> None:
+        d = self._d
+        pid, address = r.pid, r.address
+        r.pid, r.address, r.has_process = 0, "", False
+        r.unsaid.clear()
+        cause, pause = r.life.died(cause, d.loop.now())
         r.last = cause
-        d.pool.resume(r.holder)
-        d.peer_died(peer)
+        d.pools.resume(r.holder)
+        d.peer_died(address or r.peer)
         self._event(r, "ActorDied", reason=cause.reason, signal=cause.signal, exit_code=cause.exit_code, pid=pid)
         if pause is None:
             self._buried(r, cause)
             return
         self._tell(r)
         self._event(r, "ActorRestarted", restarts=r.life.restarts)
-        d.after(pause, lambda: self.start(r) if r.life.phase is Phase.RESTARTING else None)
+        d.loop.after(pause, lambda: self._again(r))
 
-    def _cause(self, r: Resident, pid: int, status: int, max_rss: int, tail: str) -> DeathCause:
-        if r.ending is not None:
-            return dataclasses.replace(death_cause(pid, status, reason=r.ending.reason, stderr_tail=tail, detail=r.ending.detail,
-                                                   rss=r.ending.rss, limit=r.ending.limit))
-        if r.init_error is not None:
-            return DeathCause("init", pid=pid, stderr_tail="", detail=r.init_error[0])
-        if r.leaving is not None and os.WIFEXITED(status):
-            return DeathCause(r.leaving[0], exit_code=os.WEXITSTATUS(status), pid=pid, stderr_tail=tail)
-        return death_cause(pid, status, memory_was_high=max_rss > self._d.ram / 2, rss=max_rss, stderr_tail=tail)
+    def _again(self, r: Resident) -> None:
+        if r.life.phase is not Phase.RESTARTING:
+            return
+        if r.holder in self._d.pools and r.machine is not None:
+            self.start(r, r.machine)
+        else:  # its machine is gone, and what it had there
+            self.place(r)
+
+    def on_node_lost(self, peer: str, why: str) -> None:
+        """Its machine is gone: whatever becomes of its process there, it is of this cluster no more."""
+        r = self._by_peer.pop(peer)
+        r.last_begun = UNTOLD
+        self._ended(r, r.ending or DeathCause("node", pid=r.pid, detail=why, in_constructor=r.life.phase is Phase.STARTING))
 
     def _buried(self, r: Resident, cause: DeathCause) -> None:
         r.last = cause
         del self.by_id[r.actor]
         self._free_name(r)
-        path_of(self._d.directory, r.actor).unlink(missing_ok=True)
+        if r.machine is not None:
+            r.machine.forget(r.actor)
         self._tombs[r.actor] = r
         while len(self._tombs) > 10_000:
             self._tombs.pop(next(iter(self._tombs)))

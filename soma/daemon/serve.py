@@ -13,9 +13,12 @@ from typing import Any
 
 from soma.config import Settings
 from soma.daemon.capabilities import detect
-from soma.daemon.node import Daemon
+from soma.daemon.head import Head
+from soma.daemon.machine import LocalMachine
 from soma.daemon.sentinel import Sentinel
 from soma.daemon.spawner import Spawner
+from soma.ids import DAEMON
+from soma.transport.endpoint import ZmqWire
 from soma.transport.security import write_owner
 
 log = logging.getLogger("soma.daemon")
@@ -32,19 +35,22 @@ def serve(lifeline: socket.socket, told: dict[str, Any], directory: Path, spawne
         "num_gpus": float(wanted["num_gpus"] if wanted["num_gpus"] is not None else len(capabilities.gpus)),
         "memory": int(wanted["memory"] or ram * 0.7), "object_store_memory": int(wanted["object_store_memory"] or ram * 0.3)})
     write_owner(directory, daemon=os.getpid())
-    daemon = Daemon(directory, told["node"], settings, capabilities, spawner)
-    signal.signal(signal.SIGTERM, lambda *_: daemon.finish())
+    head = Head(ZmqWire(directory), DAEMON, directory.name, settings)
+    machine = LocalMachine(head.loop, directory, told["node"], settings, capabilities, spawner, head.residents)
+    head.add(machine)
+    signal.signal(signal.SIGTERM, lambda *_: head.finish())
     driver = Sentinel(told["driver"])
     # the socket closes when the driver and all its forks are gone; the sentinel tells of the driver alone
-    daemon.watch_fd(driver.fileno(), lambda _: daemon.finish())
-    daemon.watch_fd(lifeline.fileno(), lambda _: daemon.finish())
-    lifeline.sendall(json.dumps({"totals": daemon.totals, "object_store_memory": settings.object_store_memory}).encode() + b"\n")
+    head.loop.watch_fd(driver.fileno(), lambda _: head.finish())
+    head.loop.watch_fd(lifeline.fileno(), lambda _: head.finish())
+    lifeline.sendall(json.dumps({"totals": head.totals, "object_store_memory": settings.object_store_memory}).encode() + b"\n")
     try:
-        daemon.run()
+        head.loop.run()
     except Exception:
         log.exception("the daemon failed; the cluster ends")  # before anything is closed: the driver shows this
         raise
     finally:
-        daemon.close()
+        machine.close()
+        head.close()
         with contextlib.suppress(OSError):
             lifeline.close()

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from soma.actors.process import Start
-from soma.daemon.zygote import MAX_MESSAGE, encode_start, zygote_main
+from soma.actors.process import Start, encode_start
+from soma.daemon.zygote import MAX_MESSAGE, zygote_main
 
 UNANSWERED = 32
 """Requests that may be on their way."""

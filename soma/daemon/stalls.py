@@ -6,25 +6,26 @@ may be on its way.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from soma.actors import blackbox
 from soma.actors.calls import fingerprint
 from soma.actors.waits import WaitGraph, explain
+from soma.daemon.orders import Box
 from soma.ids import ActorId
 from soma.transport import messages as m
 
 if TYPE_CHECKING:
-    from soma.daemon.node import Daemon
-    from soma.daemon.residents import Resident
+    from soma.daemon.head import Head
+    from soma.daemon.resident import Resident
 
 CONFIRM = 0.1
 """Seconds a cycle must stand."""
 
 
 class Stalls:
-    def __init__(self, daemon: Daemon) -> None:
-        self._d = daemon
+    def __init__(self, head: Head) -> None:
+        self._d = head
         self._graph = WaitGraph()
         self._waits: dict[str, m.Blocked] = {}
 
@@ -33,7 +34,7 @@ class Stalls:
         self._waits[r.actor] = msg
         self._graph.block(r.actor, frozenset(str(actor) for actor, _ in msg.on), msg.epoch, "all" if msg.every else "any")
         if self._graph.cycle_through(r.actor) is not None:
-            self._d.after(CONFIRM, lambda: self._confirm(r, msg.epoch))
+            self._d.loop.after(CONFIRM, lambda: self._confirm(r, msg.epoch))
 
     def unblocked(self, r: Resident, epoch: int) -> None:
         self._graph.unblock(r.actor, epoch)
@@ -46,23 +47,40 @@ class Stalls:
         self._waits.pop(actor, None)
 
     def _confirm(self, r: Resident, epoch: int) -> None:
-        wait = self._waits.get(r.actor)
-        if wait is None or wait.epoch != epoch:
-            return
-        cycle = self._graph.cycle_through(r.actor)
+        cycle = self._stands(r, epoch)
         if cycle is None:
             return
-        if any(self._has_ended(str(actor), bytes(call)) for member in cycle for actor, call in self._waits[member].on):
-            self._d.after(CONFIRM, lambda: self._confirm(r, epoch))
-            return
-        names = {a: res.label for a, res in self._d.residents.by_id.items()}
-        self._d.send(r.peer, m.Deadlock(epoch, explain(cycle, names)))
+        asked = [(str(actor), bytes(call)) for member in cycle for actor, call in self._waits[member].on]
+        left, ended = [len(asked)], [False]
 
-    def _has_ended(self, actor: str, call: bytes) -> bool:
+        def judged(has_ended: bool) -> None:
+            left[0] -= 1
+            ended[0] |= has_ended
+            if left[0]:
+                return
+            if ended[0]:
+                self._d.loop.after(CONFIRM, lambda: self._confirm(r, epoch))
+            elif (cycle := self._stands(r, epoch)) is not None:
+                names = {a: res.label for a, res in self._d.residents.by_id.items()}
+                self._d.send(r.address, m.Deadlock(epoch, explain(cycle, names)))
+
+        for actor, call in asked:
+            self._judge(actor, call, judged)
+
+    def _stands(self, r: Resident, epoch: int) -> tuple[str, ...] | None:
+        """The cycle that this wait is part of, if there is still one."""
+        wait = self._waits.get(r.actor)
+        return None if wait is None or wait.epoch != epoch else self._graph.cycle_through(r.actor)
+
+    def _judge(self, actor: str, call: bytes, then: Callable[[bool], None]) -> None:
         """Whether a call was begun and runs no more, by the actor's own black box."""
         r = self._d.residents.by_id.get(ActorId(actor))
-        if r is None or r.box < 0:
-            return True
+        if r is None or r.machine is None:
+            then(True)
+            return
         mark = fingerprint(call)
-        begun = blackbox.begun(r.box)
-        return blackbox.running(r.box) != mark and any(begun[i:i + 8] == mark for i in range(0, len(begun), 8))
+
+        def read(box: Box | None) -> None:
+            then(box is None or box[1] != mark and any(box[0][i:i + 8] == mark for i in range(0, len(box[0]), 8)))
+
+        r.machine.look(r.peer, read)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import dataclasses
 import functools
 import gc
 import importlib
@@ -29,7 +28,7 @@ import time
 import traceback
 from typing import Any
 
-from soma.actors.process import Start, actor_main
+from soma.actors.process import Start, actor_main, decode_start, encode_start
 from soma.daemon.processes import children, descendants
 from soma.daemon.reaping import become_subreaper, die_with, kill_all
 from soma.daemon.sentinel import Sentinel
@@ -39,16 +38,6 @@ MARK = "SOMA_CLUSTER"
 ACTOR_MARK = "SOMA_ACTOR"
 ORPHAN = ""
 """Stands for the peer of a process that was adopted."""
-
-
-def encode_start(start: Start) -> dict[str, Any]:
-    """As plain JSON."""
-    return {**{f.name: getattr(start, f.name) for f in dataclasses.fields(start)}, "payload": start.payload.hex(),
-            "totals": dict(start.totals), "env": dict(start.env)}
-
-
-def decode_start(fields: dict[str, Any]) -> Start:
-    return Start(**{**fields, "payload": bytes.fromhex(fields["payload"])})
 
 
 class Zygote:

@@ -26,7 +26,11 @@
     ├── GraphError                       also a ValueError: a graph that cannot be; the message names the nodes
     │   └── SchemaError                  a value, or what one node gives and the next wants, does not fit a declared schema
     ├── NotFittedError                   also a ValueError: a filter that learns has not learned yet
+    ├── StreamBrokenError                a stream cannot go on: processes died more often than allowed, or chunks are not kept any more
     ├── IdentityError                    also a TypeError: something cannot be hashed stably; the message names the part
+    ├── EnvironmentBuildError            packages that an actor or job asked for cannot be had; ends with what uv said
+    ├── ArchiveError                     also a ValueError: files that cannot be packed or unpacked
+    ├── JobError                         no such job, or it has not what was asked for
     ├── TrainingError                    training together went wrong
     │   ├── GroupBrokenError             a member of a group is gone: nobody's collective call can finish
     │   ├── NonFiniteError               a gradient, or what a client gave, is NaN or infinite; says whose and which
@@ -258,6 +262,17 @@ class CacheFullError(CacheError):
     """The disk has no room for a value; nothing of it was stored."""
 
 
+class StreamBrokenError(SomaError):
+    """A stream cannot go on by itself. `at` is the first chunk whose result was not given; the `__cause__` says what happened."""
+
+    def __init__(self, at: int, why: str = "") -> None:
+        super().__init__(at, why)
+        self.at, self.why = at, why
+
+    def __str__(self) -> str:
+        return f"the stream broke at chunk {self.at}" + (f": {self.why}" if self.why else "")
+
+
 class NotFittedError(SomaError, ValueError):
     """A filter that learns was asked for its output before it had a state."""
 
@@ -267,3 +282,15 @@ class NotFittedError(SomaError, ValueError):
 
     def __str__(self) -> str:
         return f"node {self.node!r} ({self.title}) is not fitted: call fit(X, y) or load_state(...) first"
+
+
+class EnvironmentBuildError(SomaError):
+    """An environment could not be made; the message ends with the last lines of what tried. Nothing else is used in its place."""
+
+
+class ArchiveError(SomaError, ValueError):
+    """Files that cannot be packed or unpacked: a path that leaves its directory, a device, too many, too large. Nothing was kept."""
+
+
+class JobError(SomaError):
+    """There is no such job, the actor that kept it is gone, or it has not what was asked for."""

@@ -12,7 +12,8 @@ class DeathCause:
     `reason` is one of: "exited" (by itself, with `exit_code`), "signal" (`signal` names it), "oom" (its own memory
     limit), "oom?" (SIGKILL by somebody else while its memory was high), "killed" (`soma.kill` or the last handle),
     "init" (constructor failed), "exit_actor", "cancelled" (`cancel(force=True)`), "owner" (its creator died),
-    "shutdown", "restarts" (too many).
+    "shutdown", "restarts" (too many), "node" (its machine was lost, or left the cluster),
+    "group" (its placement group was removed).
     """
 
     reason: str
@@ -52,6 +53,10 @@ class DeathCause:
                 line = "the cluster was shut down"
             case "restarts":
                 line = f"process {self.pid} died once more than it may be restarted"
+            case "group":
+                line = f"process {self.pid} was ended because its placement group was removed"
+            case "node":
+                line = f"process {self.pid} is gone with its machine"
             case other:
                 line = f"process {self.pid} is gone ({other})"
         parts = [line + (" before its constructor returned" if self.in_constructor else "")]

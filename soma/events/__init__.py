@@ -2,7 +2,7 @@
 
 An event belongs to a run (`run_id`; for those of the cluster, its name) and has a number in it, so that nothing can be lost or
 change its order unseen. All fields are plain data: `as_dict` and `event_of` turn events into JSON and back. "Node" means a node
-of a graph, but for `NodeJoined` and `NodeLost`, which speak of machines, as Ray does.
+of a graph, but for `NodeJoined`, `NodeSuspected` and `NodeLost`, which speak of machines, as Ray does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from soma.events.graphs import NodeStarted as NodeStarted
 from soma.events.graphs import RunCompleted as RunCompleted
 from soma.events.graphs import RunFailed as RunFailed
 from soma.events.graphs import RunStarted as RunStarted
+from soma.events.graphs import StreamResumed as StreamResumed
 from soma.events.machines import ActorContinued as ActorContinued
 from soma.events.machines import ActorDied as ActorDied
 from soma.events.machines import ActorEvent as ActorEvent
@@ -30,6 +31,7 @@ from soma.events.machines import ActorStopped as ActorStopped
 from soma.events.machines import Custom as Custom
 from soma.events.machines import NodeJoined as NodeJoined
 from soma.events.machines import NodeLost as NodeLost
+from soma.events.machines import NodeSuspected as NodeSuspected
 from soma.events.studies import BestUpdated as BestUpdated
 from soma.events.studies import StudyCompleted as StudyCompleted
 from soma.events.studies import StudyProgress as StudyProgress

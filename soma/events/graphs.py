@@ -80,6 +80,18 @@ class NodeFailed(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StreamResumed(Event):
+    """A stream goes on after a death. `chunk` is the next whose result will be given, `replayed_from` the first that goes through again;
+    `restarts` counts the deaths so far, `error` is what was seen of the last."""
+
+    chunk: int
+    replayed_from: int
+    restarts: int
+    error: str
+    error_type: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunCompleted(Event):
     """The last event of a run that went well."""
 

@@ -59,8 +59,16 @@ class NodeJoined(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSuspected(Event):
+    """A machine is silent, or its connection closed; it is lost if it stays so."""
+
+    node_id: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class NodeLost(Event):
-    """A machine is gone."""
+    """A machine is gone, and the processes of its actors with it."""
 
     node_id: str
     why: str = ""

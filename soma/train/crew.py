@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from soma import cluster
 from soma.actors.collective import AllReduce
+from soma.actors.strategies import NodeAffinitySchedulingStrategy
 from soma.errors import ActorDiedError, ActorInitError, GroupBrokenError, TaskCancelledError
 from soma.train.parameter_server import ParameterServer
 from soma.train.rank import Place, Rank
@@ -74,9 +75,9 @@ class Crew:
     def begin(self, checkpoint: str | None) -> int:
         """A new generation: make the processes that are missing, let all meet, and go to the checkpoint; the step it is at."""
         self.generation += 1
-        made = cluster.remote(Rank).options(**self._job.options)
-        self._ranks += [made.remote(*self._job.make) for _ in range(self.size - len(self._ranks))]
         address = self._address()
+        made = cluster.remote(Rank).options(**self._job.options, **self._together([self._meeting]))
+        self._ranks += [made.remote(*self._job.make) for _ in range(self.size - len(self._ranks))]
         if self._job.backend == "parameter_server":
             if self._server is not None:
                 cluster.kill(self._server)  # what it held, the checkpoint has; and perhaps it is what died
@@ -85,6 +86,12 @@ class Crew:
         steps: list[int] = self._gather([rank.begin.remote(place, checkpoint, *self._job.data)
                                          for rank, place in zip(self._ranks, places, strict=True)])
         return steps[0]
+
+    def _together(self, others: Sequence[Any]) -> dict[str, Any]:
+        """Ranks that share memory, and where they meet, are on one machine."""
+        if self._job.backend != "shm" or self.size == 1 or not others or len(cluster.machines()) < 2:
+            return {}
+        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(cluster.get(others[0].node.remote()))}
 
     def _address(self) -> Any:
         if self._job.backend in ("gloo", "nccl"):
@@ -95,7 +102,7 @@ class Crew:
         if self._meeting is not None:
             with contextlib.suppress(ActorDiedError):  # then a new one takes its place
                 return cluster.get(self._meeting.address.remote())
-        self._meeting = cluster.remote(kind).options(num_cpus=0).remote()
+        self._meeting = cluster.remote(kind).options(num_cpus=0, **self._together(self._ranks)).remote()
         return cluster.get(self._meeting.address.remote())
 
     def each(self, method: str, *args: Any, listener: Callable[[dict[str, Any]], None] | None = None) -> list[Any]:

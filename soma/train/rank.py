@@ -42,6 +42,10 @@ class Rank:
         self._group: Any = None
         self._worker: Worker | None = None
 
+    def node(self) -> str:
+        """The machine it is on."""
+        return str(cluster.get_runtime_context().get_node_id())
+
     def begin(self, place: Place, checkpoint: str | None, members: Sequence[Member], X: Any, y: Any) -> int:
         """Meet the others, make the model, and go to where the checkpoint is; the step it is at. `members` is the pattern; not kept."""
         self._leave()

@@ -156,7 +156,7 @@ def test_bad_headers(met: Met, who: str, dealer: Callable[..., None], caplog: py
 FOREIGN = {
     "daemon's kinds": [m.Hello("d-00", 1, "driver"), m.Kill("00", True, "killed", False), m.Ask(b"r", "d-00", "shutdown"),
                        m.CreateActor(b"r", "aa", "d-00", "X", OPTIONS, (), b"")],
-    "a mailbox's kinds": [CALL, m.Reply(b"c" * 16, 0, 0, True, ()), m.ActorUpdate("aa", 0, "ready", (), ()), m.Stop("x")],
+    "a mailbox's kinds": [CALL, m.Reply(b"c" * 16, 0, 0, True, ()), m.ActorUpdate("aa", 0, "ready", (), (), ""), m.Stop("x")],
     "a side mailbox's kinds": [m.Fetch(b"o" * 20, "d-00"), m.Hold(b"o" * 20, "d-00", 1), m.LogLines("x", 1, "stdout", ("y",), 0)],
 }
 
@@ -207,7 +207,7 @@ def test_the_daemon_is_told_of_strangers(met: Met, dealer: Callable[..., None]) 
 def test_a_driver_is_told_of_strangers(met: Met, dealer: Callable[..., None]) -> None:
     words: list[Any] = [
         m.Reply(b"c" * 16, 0, 0, True, ()), m.Reply(b"c" * 16, 4_000_000_000, 77, False, ((b"o", "d-00", ""),)),
-        m.ObjectValue(b"o" * 20, 0, ()), m.ActorUpdate("00", 0, "dead", (), ()), m.ActorUpdate("00", 0, "nonsense", (), ()),
+        m.ObjectValue(b"o" * 20, 0, ()), m.ActorUpdate("00", 0, "dead", (), (), ""), m.ActorUpdate("00", 0, "nonsense", (), (), ""),
         m.Answer(b"r", "", "", {}), m.Deadlock(1, "x")]
     dealer(met.path("driver"), [[pack(w), b"garbage", b"more", b"and more"] for w in words])
     side: list[Any] = [m.Fetch(b"o" * 20, "d-00"), m.Hold(b"o" * 20, "d-00", -(2**63)), m.PeerDied("d-00"), m.Event({"a": 1})]

@@ -41,6 +41,10 @@ class AllReduce:
         """What `Group.join` connects to."""
         return self._listener.path
 
+    def node(self) -> str:
+        """The machine it is on: the only one whose processes can meet here."""
+        return str(current.engine().context()["node_id"])
+
     def dissolve(self, generation: int, why: str) -> None:
         """End a generation and all before it: whoever waits in a collective call of it, or to join it, gets a GroupBrokenError."""
         with self._lock:

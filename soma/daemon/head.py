@@ -1,135 +1,120 @@
-"""The daemon's loop: one thread, one selector, and nothing that blocks.
+"""The head of a cluster: every decision about actors, task workers and resources. One thread, and nothing that blocks.
 
-It routes what arrives to those who own the matter: `residents` (actors), `loans` (task workers), `waits` (blocked actors), `memory`
-(limits). It never unpickles anything.
+It routes what arrives to those who own the matter: `residents` (actors), `loans` (task workers), `stalls` (blocked actors), `questions`.
+What is done on a machine is done by a `Machine`: this process's own in a local cluster. It never unpickles anything.
 """
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import logging
-import os
-import selectors
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from soma.actors.admission import Pool, Queue
-from soma.actors.placing import check_options
+from soma.actors.admission import ClusterQueue, Pools
+from soma.actors.admission.infeasible import why_never
+from soma.actors.placing import amounts, check_options, where_of
 from soma.config import Settings
-from soma.daemon.capabilities import Capabilities
-from soma.daemon.cores import Cores, usable
+from soma.daemon.groups import Groups
 from soma.daemon.loans import Loans
-from soma.daemon.memory import MemoryWatch
-from soma.daemon.output import Repeats
+from soma.daemon.loop import Loop, PollableWire
+from soma.daemon.orders import Machine, Wanted
 from soma.daemon.questions import Questions
-from soma.daemon.reaping import kill_all
-from soma.daemon.residents import Resident, Residents
-from soma.daemon.spawner import Spawner
+from soma.daemon.resident import Resident
+from soma.daemon.residents import Residents
 from soma.daemon.stalls import Stalls
 from soma.errors import DeathCause, ProtocolError
-from soma.ids import DAEMON, ActorId
+from soma.ids import ActorId
 from soma.transport import messages as m
-from soma.transport.endpoint import ZmqWire
 from soma.transport.frames import pack, read
+from soma.transport.naming import parse
 
 log = logging.getLogger("soma.daemon")
 
 
-class Daemon:
-    """One machine's part of the cluster. `run` returns when the cluster is over."""
+class Head:
+    """`loop.run` returns when the cluster is over; `close` when nothing of it is left."""
 
-    def __init__(self, directory: Path, node: str, settings: Settings, capabilities: Capabilities, spawner: Spawner) -> None:
-        self.directory, self.node, self.settings, self.spawner = directory, node, settings, spawner
-        self.capabilities = capabilities
-        self.ram = capabilities.ram_bytes
-        self.totals = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, "memory": float(settings.memory), **settings.resources}
-        self.totals = {k: v for k, v in self.totals.items() if v}
-        self.pool = Pool(self.totals)
-        self.cores = Cores(usable())
-        self._wire = ZmqWire(directory)
-        self._outlet = self._wire.outlet(DAEMON)
-        self._mailbox = self._wire.mailbox(DAEMON)
-        self._selector = selectors.DefaultSelector()
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._order = itertools.count()
+    def __init__(self, wire: PollableWire, name: str, cluster: str, settings: Settings) -> None:
+        self.cluster, self.settings = cluster, settings
+        self.machines: dict[str, Machine] = {}
+        self.near: dict[str, str] = {}
+        """Node by the tag that names of processes there carry."""
+        self.pools = Pools()
+        self._wire = wire
+        self._outlet = wire.outlet(name)
+        self._mailbox = wire.mailbox(name)
+        self.loop = Loop(self._mailbox, self._on_message)
         self.peers: dict[str, str] = {}
         self.drivers: set[str] = set()
         self.listeners: set[str] = set()
         self._event_number = itertools.count()
-        self._over = False
-        self.repeats = Repeats(self)
         self._complained: set[bytes] = set()
         self.refused = 0
         self.residents = Residents(self)
         self.loans = Loans(self)
+        self.groups = Groups(self)
         self.stalls = Stalls(self)
-        self.memory = MemoryWatch(self)
         self.residents.on_gone = self._on_gone
-        self._queue = Queue()
-        self._admitted: dict[str, Callable[[], None]] = {}
+        self.queue = ClusterQueue()
+        self._admitted: dict[str, Callable[[Machine], None]] = {}
         self.questions = Questions(self)
-        self._handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
+        self.handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
             m.Hello: self._on_hello, m.CreateActor: self._on_create, m.Watch: lambda x, _: self.residents.watch(ActorId(x.actor), x.peer),
             m.Kill: self._on_kill, m.FindActor: self._on_find, m.ActorReady: self.residents.on_ready, m.Leaving: self._on_leaving,
             m.Blocked: self._on_blocked, m.Unblocked: self._on_unblocked, m.LeaseWorker: lambda x, _: self.loans.ask(x),
             m.ReturnWorker: lambda x, _: self.loans.give_back(x), m.Ask: self.questions.on_ask, m.Answer: self.questions.on_answer,
-            m.Event: lambda x, _: self.to_listeners(x),
+            m.Event: lambda x, _: self.to_listeners(x), m.CheckPlacing: self._on_check,
+            m.CreateGroup: self.groups.on_create, m.RemoveGroup: self.groups.on_remove,
         }
-        self.watch_fd(spawner.fileno(), self._on_zygote)
-        self._selector.register(self._mailbox.fileno(), selectors.EVENT_READ, None)
 
-    # -- the loop ------------------------------------------------------------------------------------------------------------
+    def add(self, machine: Machine) -> None:
+        """A machine whose resources are to be used from now on."""
+        self.pools.add_node(machine.node, machine.totals, machine.tags, machine.labels)
+        self.machines[machine.node] = machine
+        self.event({"kind": "NodeJoined", "node_id": machine.node})
+        self.admit()
 
-    def run(self) -> None:
-        while not self._over:
-            while self._mailbox.poll(0):
-                self._on_message(self._mailbox.take())
-            if self._over:
-                break
-            for key, _ in self._selector.select(self._until_next_timer()):
-                if key.data is not None and self._selector.get_map().get(key.fd) is key:  # an earlier one may have closed it
-                    key.data(key.fd)
-            now = self.now()
-            while self._timers and self._timers[0][0] <= now:
-                heapq.heappop(self._timers)[2]()
+    def remove(self, node: str, why: str) -> None:
+        """A machine is gone, with all that was reserved on it."""
+        del self.machines[node]
+        gone = self.pools.remove_node(node)
+        self.event({"kind": "NodeLost", "node_id": node, "why": why})
+        for holder in self.queue.waiting_for_node(node):
+            self._refuse(holder)
+        for group in gone.groups:
+            if group not in self.queue:
+                self.queue.add_group(group)
+        self.admit()
+
+    def _refuse(self, holder: str) -> None:
+        """It waits for what will not come."""
+        r = self.residents.by_id.get(ActorId(holder))
+        if r is None:
+            self.loans.refuse(holder)
+        else:
+            self.residents.refuse(r, why_never(self.pools, r.amounts, where_of(r.options)))
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """What all machines have together."""
+        return self.pools.total()
 
     def close(self) -> None:
-        """End every actor and let the zygote remove what is left."""
+        """Stop listening; what was said leaves."""
         self._mailbox.close()
-        self.spawner.close()
-        _, status = os.waitpid(self.spawner.pid, 0)
-        if status:  # it did not come to cleaning up
-            kill_all(self.directory.name, deadline=self.now() + 2.0)
+        self.loop.close()
         self._outlet.close(0.2)
         self._wire.close()
-
-    def now(self) -> float:
-        return time.monotonic()
-
-    def after(self, seconds: float, fn: Callable[[], None]) -> None:
-        """Call `fn` once, later."""
-        heapq.heappush(self._timers, (self.now() + seconds, next(self._order), fn))
-
-    def _until_next_timer(self) -> float | None:
-        return max(0.0, self._timers[0][0] - self.now()) if self._timers else None
-
-    def watch_fd(self, fd: int, fn: Callable[[int], None]) -> None:
-        self._selector.register(fd, selectors.EVENT_READ, fn)
-
-    def watches(self, fd: int) -> bool:
-        return fd in self._selector.get_map()
-
-    def unwatch_fd(self, fd: int) -> None:
-        if fd in self._selector.get_map():
-            self._selector.unregister(fd)
 
     # -- messages ------------------------------------------------------------------------------------------------------------
 
     def send(self, peer: str, msg: Any, frames: list[bytes] | None = None) -> None:
         self._outlet.send(peer, [pack(msg), *(frames or ())])
+
+    def send_packed(self, peer: str, header: bytes) -> None:
+        self._outlet.send(peer, [header])
 
     def disconnect(self, peer: str) -> None:
         """Drop the connection to a peer that will not come back."""
@@ -145,8 +130,7 @@ class Daemon:
 
     def event(self, fields: dict[str, Any]) -> None:
         if self.listeners:
-            self.to_listeners(m.Event({**fields, "run_id": self.directory.name, "seq": next(self._event_number), "time": time.time(),
-                                       "node_id": self.node}))
+            self.to_listeners(m.Event({**fields, "run_id": self.cluster, "seq": next(self._event_number), "time": time.time()}))
 
     def to_listeners(self, event: m.Event) -> None:
         """An event of ours, or one that a process published."""
@@ -155,8 +139,8 @@ class Daemon:
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:
-            msg = read(frames, self._handlers, "the daemon")
-            self._handlers[type(msg)](msg, frames[2:])
+            msg = read(frames, self.handlers, "the daemon")
+            self.handlers[type(msg)](msg, frames[2:])
         except ProtocolError as e:
             self.refused += 1
             if frames[0] not in self._complained and len(self._complained) < 256:
@@ -165,6 +149,7 @@ class Daemon:
 
     def _on_hello(self, msg: m.Hello, frames: list[bytes]) -> None:
         self.peers[msg.peer] = msg.role
+        self.residents.on_hello(msg.peer)
         if msg.role == "driver":
             self.drivers.add(msg.peer)
             self._outlet.connect(msg.peer + ".s")  # now: at the end there may be no time left for it
@@ -179,6 +164,7 @@ class Daemon:
         self._outlet.disconnect(peer + ".s")
         self.stalls.forget(peer)
         self.loans.peer_died(peer)
+        self.groups.peer_died(peer)
         for r in list(self.residents.by_id.values()):
             if r.creator == peer and not r.options.get("detached"):
                 self.stop(r, "owner", graceful=False)
@@ -197,34 +183,46 @@ class Daemon:
         r = self.residents.create(msg)
         if msg.request:
             self.answer(msg.creator, msg.request)
-        try:
-            self.when_admitted(r.holder, r.amounts, lambda: self.residents.start(r), lasting=True)
-        except ValueError as e:  # amounts that no honest driver sends
-            self.residents.refuse(r, str(e))
+        self.residents.place(r)
 
-    def when_admitted(self, holder: str, amounts: dict[str, float], then: Callable[[], None], *, lasting: bool) -> None:
-        """Reserve, then call `then`; at once if there is room."""
-        self._queue.add(holder, amounts, lasting=lasting)
+    def when_admitted(self, holder: str, wanted: Wanted, then: Callable[[Machine], None]) -> None:
+        """Reserve, then call `then` with the machine; at once if there is room. ValueError if that could never be."""
+        if self.pools.places(wanted.where) is None:
+            raise ValueError(why_never(self.pools, wanted.amounts, wanted.where))
+        self.queue.add(holder, wanted.amounts, wanted.where, lasting=wanted.lasting, near=wanted.near)
         self._admitted[holder] = then
         self.admit()
 
     def not_admitted(self, holder: str) -> None:
         """It waits no more."""
-        self._queue.remove(holder)
+        self.queue.remove(holder)
         self._admitted.pop(holder, None)
 
     def admit(self) -> None:
         """Resources came free, or somebody new wants some."""
-        for holder in self._queue.admit(self.pool):
-            self._admitted.pop(holder)()
+        for holder, node in self.queue.admit(self.pools):
+            if node:  # a placement group has no one machine
+                self._admitted.pop(holder)(self.machines[node])
+
+    def node_of(self, peer: str) -> str | None:
+        """On which machine a process is, if that is one of ours."""
+        r = self.residents.of_peer(peer)
+        if r is not None and r.machine is not None:
+            return r.machine.node
+        return self.near.get(tag_of(peer)) if len(self.machines) > 1 else next(iter(self.machines), None)
+
+    def _on_check(self, msg: m.CheckPlacing, frames: list[bytes]) -> None:
+        check_options(msg.options, actor=False)
+        where, wanted = where_of(msg.options), amounts(msg.options)
+        why = why_never(self.pools, wanted, where)
+        self.answer(msg.peer, msg.request, error="PlacementError" if why else "", text=f"{msg.who} {why}" if why else "")
 
     def stop(self, r: Resident, reason: str, *, graceful: bool) -> None:
         self.residents.stop(r, reason, graceful=graceful)
 
     def _on_gone(self, r: Resident) -> None:
         self.not_admitted(r.holder)
-        self.pool.release(r.holder)
-        self.cores.release(r.actor)
+        self.pools.release(r.holder)
         self.loans.on_gone(r)
         self.admit()
 
@@ -253,36 +251,22 @@ class Daemon:
     def _on_blocked(self, msg: m.Blocked, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
-            self.pool.suspend(r.holder)
+            self.pools.suspend(r.holder)
             self.stalls.blocked(r, msg)
             self.admit()
 
     def _on_unblocked(self, msg: m.Unblocked, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
-            self.pool.resume(r.holder)
+            self.pools.resume(r.holder)
             self.stalls.unblocked(r, msg.epoch)
-
-    def _on_zygote(self, fd: int) -> None:
-        try:
-            said = self.spawner.read()
-        except EOFError:
-            log.error("the forkserver is gone: ending the cluster")
-            self._over = True
-            return
-        for message in said:
-            if "spawned" in message:
-                self.residents.on_spawned(message["spawned"], message["pid"])
-            elif "exited" in message:
-                while self._mailbox.poll(0):  # what it said before it went
-                    self._on_message(self._mailbox.take())
-                self.residents.on_exited(message["exited"], message["pid"], message["status"], message["rss"], self.now())
-            elif "failed" in message:
-                self.residents.on_failed(message["failed"], message["why"], self.now())
-            else:
-                stopped = "stopped" in message
-                self.residents.on_stopped(message["stopped" if stopped else "continued"], stopped=stopped)
 
     def finish(self) -> None:
         """End the cluster: the driver said so, or is gone."""
-        self._over = True
+        self.loop.stop()
+
+
+def tag_of(peer: str) -> str:
+    """Of the directory where a peer's sockets are; "" for a name that is good on one machine only."""
+    place = parse(peer)
+    return place.tag if place is not None else ""

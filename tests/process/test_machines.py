@@ -1,0 +1,348 @@
+"""A cluster of several machines on loopback: a head and two nodes as processes of their own, as `soma start` and `soma join` make them.
+
+Nothing here needs rights; tests over real hosts are in tests/net.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+import soma
+from soma.daemon import starting
+from soma.errors import ActorDiedError, ClusterError, ClusterLostError, DeadlockError, PlacementError, SecurityError
+from soma.util.placement_group import placement_group, remove_placement_group
+from soma.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
+
+HEARTBEAT, GRACE = 0.2, 1.0
+
+
+@dataclass
+class Fleet:
+    """A head, and the nodes "one" and "two"."""
+
+    address: str
+    token: str
+    head: int
+    nodes: dict[str, int]
+
+    def join(self, name: str) -> dict[str, Any]:
+        offered = {"num_cpus": 2, "num_gpus": 0, "memory": None, "object_store_memory": 256 << 20, "resources": {}, "tags": [name, "all"],
+                   "labels": {"zone": name}, "host": None, "node": name, "preload": [], "patience": 20.0}
+        started = starting.start_node(self.address, self.token, **offered)
+        started.process.returncode = 0  # it outlives who started it; the fixture waits for it by pid
+        self.nodes[name] = started.told["pid"]
+        return started.told
+
+
+@contextmanager
+def made(directory: Path) -> Iterator[Fleet]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOMA_KEYS", str(directory / "keys"))
+        patch.setenv("SOMA_STATE", str(directory / "state"))
+        patch.delenv("SOMA_TOKEN", raising=False)
+        head = starting.start_head("tcp://127.0.0.1:0", namespace=None, heartbeat=HEARTBEAT, grace=GRACE)
+        head.process.returncode = 0
+        fleet = Fleet(head.told["address"], head.told["token"], head.told["pid"], {})
+        try:
+            fleet.join("one")
+            fleet.join("two")
+            yield fleet
+        finally:
+            if soma.is_initialized():
+                soma.shutdown()
+            for pid in (*fleet.nodes.values(), fleet.head):
+                resume(pid)
+            starting.stop_here(10)
+            for pid in (*fleet.nodes.values(), fleet.head):
+                reap(pid)
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[Fleet]:
+    """For a test that harms it."""
+    with made(tmp_path) as fleet:
+        yield fleet
+
+
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """For all tests that harm nobody."""
+    with made(tmp_path_factory.mktemp("well")) as fleet:
+        yield fleet
+
+
+def resume(pid: int) -> None:
+    if psutil.pid_exists(pid):
+        os.kill(pid, signal.SIGCONT)
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; who had to wait for it may be gone as well."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def reap(pid: int) -> None:
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        return  # the test did
+
+
+def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
+    """What `true` gives once it gives something; looks again after a moment."""
+    over = threading.Event()
+    for _ in range(int(seconds / 0.02)):
+        if found := true():
+            return found
+        over.wait(0.02)
+    raise AssertionError(f"not within {seconds} s")
+
+
+@soma.remote
+class Counter:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def add(self, k: int) -> int:
+        self.n += k
+        return self.n
+
+    def where(self) -> tuple[int, str]:
+        return os.getpid(), soma.get_runtime_context().get_node_id()
+
+    def bump(self, x: np.ndarray) -> np.ndarray:
+        x += 1
+        return x
+
+    def through(self, other: Any, k: int) -> int:
+        found: int = soma.get(other.add.remote(k), timeout=10)
+        return found
+
+    def there_and_back(self, other: Any, me: Any) -> int:
+        """Waits for a call of `other` that waits for a call of this one."""
+        found: int = soma.get(other.through.remote(me, 1))
+        return found
+
+    def wait_for(self, path: str) -> str:
+        Path(path).write_text(str(os.getpid()))
+        threading.Event().wait()
+        return "never"
+
+
+def on(node: str, **options: Any) -> Any:
+    return Counter.options(tags=(node,), **options).remote()
+
+
+def names() -> set[str]:
+    return {node["NodeID"] for node in soma.nodes()}
+
+
+def test_everything_that_works_on_one_machine_works_on_two(well: Fleet) -> None:
+    with soma.init(well.address):
+        assert names() == {"one", "two"}
+        a, b = on("one"), on("two")
+        assert [soma.get(x.where.remote(), timeout=10)[1] for x in (a, b)] == ["one", "two"]
+        assert soma.get(a.through.remote(b, 5), timeout=10) == 5 and soma.get(b.through.remote(a, 7), timeout=10) == 7
+        with pytest.raises(DeadlockError, match="Counter waits for Counter"):
+            soma.get(a.there_and_back.remote(b, a), timeout=10)
+        x = np.arange(3_000_000, dtype=np.float64).reshape(1000, 3000)
+        for actor in (a, b):
+            y = soma.get(actor.bump.remote(x), timeout=10)
+            np.testing.assert_array_equal(y, x + 1)
+            y += 1  # writable
+        ref = soma.put(x)  # held by the driver, fetched by both
+        np.testing.assert_array_equal(soma.get(a.bump.remote(b.bump.remote(ref)), timeout=10), x + 2)
+        square = soma.remote(lambda n: (n * n, soma.get_runtime_context().get_node_id()))
+        found = soma.get([square.remote(n) for n in range(20)], timeout=20)
+        assert [n for n, _ in found] == [n * n for n in range(20)]
+        Counter.options(name="known", lifetime="detached", tags=("two",)).remote()
+        soma.get(soma.get_actor("known").add.remote(1), timeout=10)
+        soma.kill(soma.get_actor("known"))
+
+
+def test_calls_in_order_and_none_twice_across_machines(well: Fleet) -> None:
+    with soma.init(well.address):
+        for actor in (on("one"), on("two")):
+            assert soma.get([actor.add.remote(1) for _ in range(3000)], timeout=20) == list(range(1, 3001))
+
+
+DRIVER = """
+import sys, time, soma
+soma.init(sys.argv[1])
+@soma.remote
+class A:
+    def pid(self):
+        import os
+        return os.getpid()
+made = [A.options(tags=(t,)).remote() for t in ("one", "two")]
+print(*soma.get([a.pid.remote() for a in made]), flush=True)
+if sys.argv[2] == "stay":
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("how", ["killed", "ends without a word", "shuts down"])
+def test_a_driver_goes(well: Fleet, how: str) -> None:
+    """What it made is gone on both machines, and nothing else."""
+    with soma.init(well.address):
+        mine = on("two")
+        soma.get(mine.add.remote(1), timeout=10)
+        program = DRIVER + ("soma.shutdown()" if how == "shuts down" else "")
+        driver = subprocess.Popen([sys.executable, "-c", program, well.address, "stay" if how == "killed" else "go"],
+                                  stdout=subprocess.PIPE, text=True)
+        assert driver.stdout is not None
+        with driver, driver.stdout:
+            pids = [int(text) for text in driver.stdout.readline().split()]
+            assert len(pids) == 2
+            if how == "killed":
+                driver.kill()
+            driver.wait(20)
+        until(lambda: all(map(gone, pids)), 5)
+        assert soma.get(mine.add.remote(1), timeout=5) == 2
+
+
+def test_where_things_go(well: Fleet) -> None:
+    with soma.init(well.address):
+        spread = [Counter.options(scheduling_strategy="SPREAD").remote() for _ in range(4)]
+        assert sorted(node for _, node in soma.get([a.where.remote() for a in spread], timeout=20)) == ["one", "one", "two", "two"]
+        there = Counter.options(scheduling_strategy=NodeAffinitySchedulingStrategy("one")).remote()
+        assert soma.get(there.where.remote(), timeout=10)[1] == "one"
+        with pytest.raises(PlacementError, match="64 CPU"):
+            Counter.options(num_cpus=64).remote()
+        with pytest.raises(PlacementError, match="'nowhere'"):
+            on("nowhere")
+        with pytest.raises(PlacementError, match="not in the cluster"):
+            Counter.options(scheduling_strategy=NodeAffinitySchedulingStrategy("three")).remote()
+        group = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+        assert group.wait(10)
+        inside = [Counter.options(num_cpus=1, scheduling_strategy=PlacementGroupSchedulingStrategy(group, i)).remote() for i in (0, 1)]
+        assert {node for _, node in soma.get([a.where.remote() for a in inside], timeout=10)} == {"one", "two"}
+        remove_placement_group(group)
+        with pytest.raises(ActorDiedError, match="placement group"):
+            soma.get(inside[0].add.remote(1), timeout=5)
+        with pytest.raises(PlacementError):
+            placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
+        assert soma.cluster_resources()["CPU"] == 4
+
+
+def test_who_has_no_token_does_not_get_in(well: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOMA_KEYS", str(tmp_path / "others"))
+    with pytest.raises(SecurityError, match="join token"):
+        soma.init(well.address)
+    with pytest.raises(SecurityError):
+        soma.init(well.address, token=well.token.replace(well.token[-4:], "0000"))
+    with pytest.raises(SecurityError, match="node"):  # the token is for machines
+        soma.init(well.address, token=well.token)
+
+
+def test_a_node_is_killed(fleet: Fleet, tmp_path: Path) -> None:
+    """Waiting callers hear why at once; who may restarts on the other machine; what may have run is not run again."""
+    with soma.init(fleet.address):
+        events: list[Any] = []
+        soma.on_event(events.append)
+        mortal = on("two")
+        phoenix = Counter.options(max_restarts=1, scheduling_strategy=NodeAffinitySchedulingStrategy("two", soft=True)).remote()
+        pid, node = soma.get(phoenix.where.remote(), timeout=10)
+        assert node == "two"
+        begun = phoenix.wait_for.remote(str(tmp_path / "begun"))
+        refs = [mortal.wait_for.remote(str(tmp_path / "other")), begun]
+        until(lambda: (tmp_path / "begun").exists() and (tmp_path / "other").exists())
+        (tmp_path / "begun").unlink()
+        os.kill(fleet.nodes["two"], signal.SIGKILL)
+        for ref in refs:
+            with pytest.raises(ActorDiedError, match="machine") as died:
+                soma.get(ref, timeout=5)
+            assert died.value.reason == "node" and died.value.executed == "maybe"
+        assert soma.get(phoenix.where.remote(), timeout=10)[1] == "one"
+        assert not (tmp_path / "begun").exists(), "a call that had begun was repeated"
+        with pytest.raises(ActorDiedError):
+            soma.get(mortal.add.remote(1), timeout=5)
+        until(lambda: gone(pid), 2)
+        lost = [e for e in events if isinstance(e, soma.events.NodeLost)]
+        assert [e.node_id for e in lost] == ["two"] and lost[0].why
+        reap(fleet.nodes["two"])
+        fleet.join("two")
+        assert soma.get(on("two").add.remote(1), timeout=10) == 1
+
+
+def test_a_silent_node_is_fenced_before_it_comes_back(fleet: Fleet) -> None:
+    """Stopped for longer than the grace: lost. When it goes on, its old actors are gone before it is a member again."""
+    with soma.init(fleet.address):
+        phoenix = Counter.options(max_restarts=1, scheduling_strategy=NodeAffinitySchedulingStrategy("two", soft=True)).remote()
+        old, node = soma.get(phoenix.where.remote(), timeout=10)
+        assert node == "two" and soma.get(phoenix.add.remote(5), timeout=5) == 5
+        os.kill(fleet.nodes["two"], signal.SIGSTOP)
+        until(lambda: names() == {"one"})
+        assert soma.get(phoenix.where.remote(), timeout=10)[1] == "one"
+        assert not gone(old), "it runs on where nobody can reach it"
+        os.kill(fleet.nodes["two"], signal.SIGCONT)
+        until(lambda: names() == {"one", "two"})
+        assert gone(old)
+        assert soma.get(phoenix.add.remote(1), timeout=5) == 1, "the new one is the only one"
+
+
+def test_a_short_silence_is_not_seen(fleet: Fleet) -> None:
+    with soma.init(fleet.address):
+        actor = on("two")
+        soma.get(actor.add.remote(1), timeout=10)
+        os.kill(fleet.nodes["two"], signal.SIGSTOP)
+        assert soma.get([actor.add.remote(1) for _ in range(200)], timeout=10)[-1] == 201  # they go to the actor directly
+        os.kill(fleet.nodes["two"], signal.SIGCONT)
+        assert names() == {"one", "two"} and soma.get(actor.add.remote(1), timeout=10) == 202
+
+
+def test_the_head_is_killed(fleet: Fleet) -> None:
+    """The driver hears of it, and nothing stays."""
+    with soma.init(fleet.address):
+        actor = on("one")
+        soma.get(actor.add.remote(1), timeout=10)
+        os.kill(fleet.head, signal.SIGKILL)
+        with pytest.raises(ClusterLostError, match="head"):
+            until(lambda: soma.nodes() and False)
+    assert starting.stop_here(10) == 2
+
+
+def test_a_node_is_drained(fleet: Fleet) -> None:
+    """It gets nothing new, finishes what it has, and leaves."""
+    with soma.init(fleet.address):
+        busy = on("two")
+        soma.get(busy.add.remote(1), timeout=10)
+        starting.ask_drain(fleet.address, "two", 60.0, "for the test")
+        assert {soma.get(Counter.options(scheduling_strategy="SPREAD").remote().where.remote(), timeout=10)[1] for _ in range(3)} == {"one"}
+        assert soma.get(busy.add.remote(1), timeout=5) == 2
+        del busy
+        until(lambda: names() == {"one"})
+        os.waitpid(fleet.nodes["two"], 0)
+        with pytest.raises(ClusterError, match="no node 'two'"):
+            starting.ask_drain(fleet.address, "two", 60.0, "again")
+
+
+def test_what_a_node_leaves(fleet: Fleet) -> None:
+    """Keys are in a file for this user only, and in no arguments or environment; a command ends everything."""
+    with soma.init(fleet.address):
+        actor = on("one")
+        pid, _ = soma.get(actor.where.remote(), timeout=10)
+        for path, place, _ in starting.here():
+            file = path / "network.json"
+            assert file.stat().st_mode & 0o777 == 0o600
+            processes = (pid, fleet.head, *fleet.nodes.values())
+            seen = [Path(f"/proc/{p}/{what}").read_bytes() for p in processes for what in ("cmdline", "environ")]
+            assert not any(place.data_secret.encode() in text or fleet.token.encode() in text for text in seen)
+    assert starting.stop_here(10) == 3
+    assert not starting.here()
