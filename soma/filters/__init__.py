@@ -7,6 +7,8 @@ process of their own. Wiring them into graphs only makes values here (`Chain`, `
 from __future__ import annotations
 
 from soma.filters.actor import FilterActor as FilterActor
+from soma.filters.evolving import Position as Position
+from soma.filters.evolving import trail_after as trail_after
 from soma.filters.identity import Identity as Identity
 from soma.filters.identity import identity_of as identity_of
 from soma.filters.marking import Filter as Filter

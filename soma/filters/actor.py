@@ -16,6 +16,7 @@ from typing import Any
 from soma import cluster
 from soma.errors import NotFittedError
 from soma.filters.composite import Composite, Member
+from soma.filters.evolving import Position
 from soma.filters.hosted import Hosted
 from soma.filters.keeping import Keeper
 from soma.filters.modules import Training
@@ -111,33 +112,38 @@ class FilterActor:
         return flat((), Report(_ms(began)))
 
     def evolve(self, task: Task, *values: Any) -> Any:
-        """The output for a chunk of a stream, after which the state moves on: (output, report)."""
+        """The output for a chunk of a stream, after which the state moves on: (output, [position], report), as `task.give_state` asks."""
+        hosted = self._hosted[task.node]
         with self._working(task):
             began = time.perf_counter()
-            output = self._hosted[task.node].evolve(task.run, self._input(task, values))
-        return flat((output,), Report(_ms(began), (summary_of(output),)))
+            output, said = hosted.evolve(task.run, task.chunk, self._input(task, values))
+        return flat((output, *((hosted.position(task.run),) if task.give_state else ())), Report(_ms(began), (said,)))
 
     def collect(self, task: Task, *values: Any) -> Any:
         """Keep a chunk of a stream until all are there: (report)."""
-        self._pieces.add(task.run, task.node, self._input(task, values))
+        self._pieces.add(task.run, task.node, task.chunk, self._input(task, values))
         return flat((), Report())
 
     def forward_all(self, task: Task, *values: Any) -> Any:
         """The outputs for all chunks that were collected, at once, and what else comes at once: (outputs…, report)."""
         with self._working(task):
             began = time.perf_counter()
-            x = self._pieces.together(task.run, task.node, task.names, self._input(task, values))
+            x = self._pieces.together(task, self._input(task, values))
             if task.node in self._groups:
                 out = self._outputs(self._groups[task.node], task, "", x)
                 return flat(out.values, Report(_ms(began), out.summaries))
             output = self._hosted[task.node].forward(x)
         return flat((output,), Report(_ms(began), (summary_of(output),)))
 
-    def forget(self, run: str) -> dict[str, Any]:
-        """A stream is over; the states that evolving filters had at its end, by node."""
+    def rewind(self, run: str, node: str, to: Position | None) -> None:
+        """An evolving filter stands there in a stream now; None is where it begins."""
+        self._hosted[node].rewind(run, to)
+
+    def forget(self, run: str) -> dict[str, Position]:
+        """A stream is over; where evolving filters stood at its end, by node."""
         self._pieces.forget(run)
         ended = {id: hosted.forget(run) for id, hosted in self._hosted.items()}
-        return {id: state for id, state in ended.items() if state is not None}
+        return {id: position for id, position in ended.items() if position is not None}
 
     # -- groups ----------------------------------------------------------------------------------------------------------------
 

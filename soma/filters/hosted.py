@@ -8,12 +8,14 @@ from typing import Any
 
 from packaging.requirements import Requirement
 
-from soma.errors import GraphError, NotFittedError, SchemaError
+from soma.errors import GraphError, NotFittedError, SchemaError, StreamBrokenError
+from soma.filters.evolving import Position, trail_after
 from soma.filters.marking import fit_at_once
 from soma.filters.options import kind_of, learns_in_batches, options_of, title_of
 from soma.filters.reporting import say
 from soma.filters.rows import batches, mismatch, rows_of
 from soma.filters.schema import Schema, Schemas, problem_with
+from soma.filters.summary import summary_of
 
 
 class Hosted:
@@ -24,7 +26,7 @@ class Hosted:
         self.options = options_of(filter)
         self.fitted = kind_of(filter) == "stateless"
         self.state: Any = {}
-        self._evolving: dict[str, Any] = {}
+        self._evolving: dict[str, Position] = {}
         self._checked = self.options.input_schema is not None or self.options.output_schema is not None
         _check_requirements(node, self.options.requirements)
 
@@ -70,17 +72,36 @@ class Hosted:
 
     # -- streams ---------------------------------------------------------------------------------------------------------------
 
-    def evolve(self, run: str, x: Any) -> Any:
-        """The output for a chunk; then the state moves on. It begins with what was learnt, and ends with the stream."""
-        if run not in self._evolving:
-            starts_empty = not self.fitted and getattr(type(self.filter), "fit", None) is fit_at_once
-            self._evolving[run] = {} if starts_empty else _copy(self.known_state())
-        output = self._applied(x, self._evolving[run])
-        self._evolving[run] = self._returned(self.filter.partial_fit(x, None, self._evolving[run]), "partial_fit")
-        return output
+    def evolve(self, run: str, chunk: int, x: Any) -> tuple[Any, str]:
+        """The output for a chunk, and in words what it is; then the state moves on. It begins with what was learnt.
 
-    def forget(self, run: str) -> Any:
-        """A stream is over. The state that it ended with, or None."""
+        Raises:
+            StreamBrokenError: it is not this chunk's turn, because this process is not the one that took those before it.
+        """
+        before = self._evolving.get(run)
+        if before is None:
+            starts_empty = not self.fitted and getattr(type(self.filter), "fit", None) is fit_at_once
+            before = Position({} if starts_empty else _copy(self.known_state()))
+        if before.chunks != chunk:
+            raise StreamBrokenError(before.chunks, f"node {self.node!r} has taken {before.chunks} chunks, and got number {chunk}")
+        output = self._applied(x, before.state)
+        said = summary_of(output)
+        after = self._returned(self.filter.partial_fit(x, None, before.state), "partial_fit")
+        self._evolving[run] = Position(after, chunk + 1, trail_after(before.trail, chunk, said))
+        return output, said
+
+    def position(self, run: str) -> Position:
+        """Where it stands in a stream whose chunks it took."""
+        return self._evolving[run]
+
+    def rewind(self, run: str, to: Position | None) -> None:
+        """Stand there; None is where the stream begins."""
+        self._evolving.pop(run, None)
+        if to is not None:
+            self._evolving[run] = to
+
+    def forget(self, run: str) -> Position | None:
+        """A stream is over. Where it ended."""
         return self._evolving.pop(run, None)
 
     # -- checks ----------------------------------------------------------------------------------------------------------------

@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from soma.errors import StreamBrokenError
 from soma.filters.rows import joined
+from soma.filters.tasks import Task
 
 
 class Pieces:
     """Of one process."""
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], list[Any]] = {}
+        self._kept: dict[tuple[str, str], dict[int, Any]] = {}
 
-    def add(self, run: str, node: str, chunk: Any) -> None:
-        self._kept.setdefault((run, node), []).append(chunk)
+    def add(self, run: str, node: str, number: int, chunk: Any) -> None:
+        """Keep one; the same number again takes its place."""
+        self._kept.setdefault((run, node), {})[number] = chunk
 
-    def together(self, run: str, node: str, names: tuple[str, ...], others: Mapping[str, Any]) -> Any:
-        """All chunks as one input. `names` are those of its parts, in order; without any, the chunks are the input itself.
+    def together(self, task: Task, others: Mapping[str, Any]) -> Any:
+        """All `task.chunk` chunks as one input. `task.names` are its parts, in order; without any, the chunks are the input itself.
 
         Raises:
+            StreamBrokenError: they are not all here, because this process is not the one that collected them.
             TypeError: chunks of this kind cannot be put together; names the node.
         """
-        pieces = self._kept.pop((run, node), [])
+        node, names = task.node, task.names
+        kept = self._kept.pop((task.run, node), {})
+        missing = next((n for n in range(task.chunk) if n not in kept), None)
+        if missing is not None or len(kept) != task.chunk:
+            raise StreamBrokenError(missing or 0, f"node {node!r} has {len(kept)} of {task.chunk} chunks")
+        pieces = [kept[n] for n in range(task.chunk)]
         try:
             whole = joined(pieces) if pieces else {}
         except TypeError as e:

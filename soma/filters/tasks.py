@@ -78,6 +78,7 @@ class Task(NamedTuple):
         keeping: None without a cache.
         first: of several chunks to learn from: begin anew.
         names: of the parts of an input that was collected from chunks, in order.
+        chunk: in a stream: the number of this one; of a filter that takes all at once, how many there are.
     """
 
     node: str
@@ -93,6 +94,7 @@ class Task(NamedTuple):
     keeping: Keeping | None = None
     first: bool = True
     names: tuple[str, ...] = ()
+    chunk: int = 0
 
     def training(self, own: Training) -> Training:
         """How a composite is trained: what the caller says, else what its filter says."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,11 +52,19 @@ class Calls:
     """Of one run."""
 
     def __init__(self, processes: Processes, run: Run, cache: Cache | None, recall: Recall | None, settings: Settings) -> None:
-        self._processes, self.run, self.cache, self.recall, self.settings = processes, run, cache, recall, settings
+        self.processes, self.run, self.cache, self.recall, self.settings = processes, run, cache, recall, settings
         self.methods: dict[str, str] = {}
         """Nodes that are not simply applied in a stream, and the command that runs them: "evolve" or "forward_all"."""
         self.collected: dict[str, tuple[str, ...]] = {}
         """For those of "forward_all": the names of the parts of their input, in order."""
+        self.chunks = 0
+        """How many chunks those of "forward_all" have collected."""
+        self.due: Callable[[int], bool] = lambda chunk: False
+        """Whether evolving nodes say, with this chunk, where they stand."""
+        self.moved: dict[tuple[str, int], tuple[str, ObjectRef[Any] | None]] = {}
+        """What evolving nodes said of each chunk: what came out, and if it was due, where they stood then."""
+        self.repeats = True
+        """Whether a single call is repeated after a death, where its filter asks for that."""
         self.milliseconds: dict[str, float] = {}
         self.losses: dict[str, float] = {}
         self._warned = False
@@ -71,13 +80,13 @@ class Calls:
         if verdict is not None and verdict.outputs is not None:
             return {id: Value(hit=hit, digest=hit.digest) for id, hit in verdict.outputs.items()}
         op = call.op if verdict is None or verdict.state is None else "forward"  # the state was found, an output was not
-        handle = self._processes.handle(call.node)
-        loading = self._processes.load(call.node, handle) if op == "forward" else None
+        handle = self.processes.handle(call.node)
+        loading = self.processes.load(call.node, handle) if op == "forward" else None
         seed = self.settings.seed
         task = Task(call.node, shape_of(given), self.run.id, None if seed is None else derived(seed, call.node), call.wanted,
-                    op != "fit", op != "forward" and self._wants_state(call), self.settings.batch_size, self.settings.epochs,
+                    op != "fit", self._wants_state(call, op, chunk), self.settings.batch_size, self.settings.epochs,
                     self.settings.shuffle, None if verdict is None else verdict.keeping,
-                    names=self.collected.get(call.node, ()))
+                    names=self.collected.get(call.node, ()), chunk=self.chunks if chunk is None else chunk)
         arguments = [value.argument(self.cache) for value in flattened(given)]
         count = 1 + len(call.wanted) + task.give_state
         self.run.note(NodeStarted, node=call.node, attempt=attempt, chunk=chunk)
@@ -100,9 +109,11 @@ class Calls:
         method = handle.composite_fit if composite else handle.batched_fit if task.batch_size is not None else handle.fit
         return sent(method, task, y, *arguments)
 
-    def _wants_state(self, call: Call) -> bool:
+    def _wants_state(self, call: Call, op: str, chunk: int | None) -> bool:
         """Whether a copy of what it learns must leave the actor."""
-        return self._processes.retries(call.node) > 0 or (self.cache is not None and self.cache.spec.path is None)
+        if op == "forward":
+            return chunk is not None and self.methods.get(call.node) == "evolve" and self.due(chunk)
+        return self.processes.retries(call.node) > 0 or (self.cache is not None and self.cache.spec.path is None)
 
     # -- the cache -------------------------------------------------------------------------------------------------------------
 
@@ -111,11 +122,11 @@ class Calls:
             return None
         for value in flattened(given):
             self.recall.digest_raw(value, "the input")
-        held = self._processes.states.get(call.node)
+        held = self.processes.states.get(call.node)
         verdict = self.recall.consult(plan, call, given, held.digest if held is not None else "")
         if verdict.state is not None:
             before = held.inside if held is not None and held.digest == verdict.state.digest else ""
-            self._processes.learnt(call.node, Held(verdict.state.digest, verdict.state, inside=before))
+            self.processes.learnt(call.node, Held(verdict.state.digest, verdict.state, inside=before))
         return verdict
 
     # -- what comes back -------------------------------------------------------------------------------------------------------
@@ -131,13 +142,15 @@ class Calls:
             self._learnt(sent, report)
         if verdict is not None and self.cache is not None and self.cache.spec.path is None:
             self._keep(sent, report, outputs)
+        if sent.chunk is not None and self.methods.get(call.node) == "evolve":
+            self.moved[call.node, sent.chunk] = report.summaries[0], sent.values[-1] if len(sent.values) > len(call.wanted) else None
         self.tell_done(sent, report)
         return outputs
 
     def _learnt(self, sent: Sent, report: Report) -> None:
         copy = sent.values[-1] if len(sent.values) > len(sent.call.wanted) else None
         hit = self.recall.state_hit(sent.verdict.keeping) if self.recall is not None and sent.verdict is not None else None
-        self._processes.learnt(sent.call.node, Held(report.state, hit, copy, sent.handle.actor_id))
+        self.processes.learnt(sent.call.node, Held(report.state, hit, copy, sent.handle.actor_id))
 
     def _keep(self, sent: Sent, report: Report, outputs: dict[str, Value]) -> None:
         """A cache in memory alone is the driver's: it fetches what was made."""
@@ -146,7 +159,7 @@ class Calls:
         if report.state and call.op != "forward" and sent.verdict.state is None:
             if keeping.store_state:
                 self.recall.keep(call, keeping, "fit", cluster.get(sent.values[-1]), report.state, report.ms)
-                self._processes.states[call.node].hit = self.recall.state_hit(keeping)
+                self.processes.states[call.node].hit = self.recall.state_hit(keeping)
             keeping = self.recall.with_state(keeping, report.state)
         if keeping.store_output:
             for id, value in outputs.items():
@@ -172,12 +185,12 @@ class Calls:
             try:
                 cluster.get(sent.loading)
             except CacheMissError as why:  # that is why it was not fitted
-                self._processes.not_loaded(node)
+                self.processes.not_loaded(node)
                 error = why
             except Exception as why:
                 error = why
         if isinstance(error, ActorDiedError):
-            self._processes.died(node, sent.handle)
+            self.processes.died(node, sent.handle)
             if repeat and self._may_repeat(sent):
                 self.tell_failure(sent, error, final=False)
                 made = self.make(sent.call, sent.chunk, sent.attempt + 1)
@@ -188,14 +201,15 @@ class Calls:
 
     def _may_repeat(self, sent: Sent) -> bool:
         node = sent.call.node
-        if node in self.methods or sent.attempt >= self._processes.retries(node):
+        if not self.repeats or node in self.methods or sent.attempt >= self.processes.retries(node):
             return False
-        held = self._processes.states.get(node)
+        held = self.processes.states.get(node)
         return sent.call.op != "forward" or held is None or not held.lost
 
     def tell_failure(self, sent: Sent, error: BaseException, *, final: bool) -> None:
         self._tell_failure(sent.call.node, error, sent.attempt, sent.chunk, final=final)
 
     def _tell_failure(self, node: str, error: BaseException, attempt: int, chunk: int | None, *, final: bool) -> None:
-        self.run.emit(NodeFailed, node=node, error=str(error)[:2000], error_type=type(error).__name__, attempt=attempt, final=final,
+        self.run.emit(NodeFailed, node=node, error=str(error)[:2000], error_type=type(error).__name__, attempt=attempt,
+                      final=final and self.repeats,
                       chunk=chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sized
+from itertools import islice
 from typing import Any
 
 from soma import cluster
@@ -48,28 +49,33 @@ class Source:
             raise TypeError("targets belong to the chunks: give (x, y) pairs, or x as an array with y beside it")
         self._make = self._given(x)
 
-    def _rows(self, x: Any, y: Any, size: int) -> Callable[[], Iterator[Pair]]:
+    def _rows(self, x: Any, y: Any, size: int) -> Callable[[int], Iterator[Pair]]:
         problem = mismatch(x, y)
         if problem:
             raise ValueError(f"X and y do not belong together: {problem}")
         rows = rows_of(x) or 0
         self.total = -(-rows // size)
-        return lambda: ((take(x, slice(i, i + size)), None if y is None else take(y, slice(i, i + size))) for i in range(0, rows, size))
+        return lambda begin: ((take(x, slice(i, i + size)), None if y is None else take(y, slice(i, i + size)))
+                              for i in range(begin * size, rows, size))
 
-    def _given(self, x: Any) -> Callable[[], Iterator[Pair]]:
+    def _given(self, x: Any) -> Callable[[int], Iterator[Pair]]:
         if callable(x) and not isinstance(x, Iterable):
-            return lambda: self._paired(x())
+            return lambda begin: self._paired(x(), begin)
         if isinstance(x, (str, bytes, dict)) or not isinstance(x, Iterable):
             raise TypeError(f"a stream is made of an array, or of chunks one after the other; {type(x).__name__} is neither")
         if isinstance(x, Iterator):
             self.once = True
-            return lambda: self._paired(x)
+            return lambda begin: self._paired(x, begin)
         self.total = len(x) if isinstance(x, Sized) else None
-        return lambda: self._paired(x)
+        return lambda begin: self._paired(x, begin)
 
-    def _paired(self, chunks: Iterable[Any]) -> Iterator[Pair]:
-        for chunk in chunks:
+    def _paired(self, chunks: Iterable[Any], begin: int) -> Iterator[Pair]:
+        for chunk in islice(chunks, begin, None):
             yield chunk if self._pairs and isinstance(chunk, tuple) and len(chunk) == 2 else (chunk, None)
 
     def __iter__(self) -> Iterator[Pair]:
-        return self._make()
+        return self._make(0)
+
+    def begin_at(self, chunk: int) -> Iterator[Pair]:
+        """The chunks from number `chunk` on; those before it are not made where that can be."""
+        return self._make(chunk)

@@ -20,8 +20,10 @@ from soma.graph import saving
 from soma.graph.calls import Settings
 from soma.graph.chunks import Source
 from soma.graph.explaining import Explanation, explained, picture
+from soma.graph.lasting import Lasting, StreamCheckpoint
 from soma.graph.program import calls_in
 from soma.graph.running import Running
+from soma.graph.stream import Stream
 from soma.graph.values import Value
 from soma.graph.waiting import wait_async
 from soma.store import Cache
@@ -93,14 +95,13 @@ class Graph(Running):
 
         Args:
             X: any value, or a ref to one. With `stream`: an array that is taken in rows, or an iterable of chunks.
-            stream: give an iterator of outputs, one for each chunk, in order and as they are done; a bounded number of chunks is under
-                way at once, so memory does not grow with how many there are.
+            stream: give an iterator of outputs, one for each chunk, in order and as they are done: `stream(X)`, which can do more.
             chunk_size: rows of a chunk, where X is an array; by default 1,024.
             seed: for filters that draw random numbers.
             progress, record: see `fit`.
         """
         if stream:
-            return self._stream(Source(X, chunk_size=chunk_size), seed, progress, record)
+            return self._stream(Source(X, chunk_size=chunk_size), Lasting(), seed, progress, record)
         if chunk_size is not None:
             raise ValueError("chunk_size goes with stream=True")
         plan = self._ready("forward", settings := Settings(seed=seed))
@@ -109,6 +110,35 @@ class Graph(Running):
         with self._running("forward", plan, nodes, seed, progress=progress, recorded=self._is_recorded(record)) as run:
             outputs = self._run_walk(plan, run, settings, X, "forward", leaves)
         return outputs[leaves[0]] if len(leaves) == 1 else outputs
+
+    def stream(self, X: Any, *, chunk_size: int | None = None, seed: int | None = None, max_restarts: int = 0, retain: int = 64,
+               checkpoint_every: int | None = None, checkpoint_path: str | PathLike[str] | None = None, allow_pickle: bool = False,
+               resume: StreamCheckpoint | None = None, progress: bool | None = False, record: bool | None = None) -> Stream:
+        """An iterator of the last node's outputs for chunk after chunk of `X`, in order and as they are done. A bounded number of chunks
+        is under way at once (`credit` of what is given), so memory does not grow with how many there are.
+
+        Args:
+            X: an array, which is taken in rows, an iterable of chunks, or a function that gives one. Read once, whatever happens.
+            chunk_size: rows of a chunk, where X is an array; by default 1,024.
+            seed: for filters that draw random numbers.
+            max_restarts: how many deaths of its processes the stream survives. They are made anew with what they had learnt, and the
+                chunks whose results were not given go through again, in every node, so each must be ready to see a chunk twice. Every
+                result is given once. With 0, a death ends the stream, unless `max_retries` of the filter repeats that one call.
+            retain: how many chunks are kept, besides those under way, so that they can go through again. As many are needed as
+                `checkpoint_every` says; where a barrier's process may die, as many as there are.
+            checkpoint_every: after how many chunks the states of evolving nodes are copied, so that they need not begin again from the
+                first chunk; by default 16 if processes may come again or a path is given, else never.
+            checkpoint_path: write `checkpoint()` there as often, and at the end; a result counts as given when the next is asked for.
+            allow_pickle: of that file, as in `save`.
+            resume: a checkpoint, to go on behind it; X must give the same chunks from the first on, and the graph have learnt the same.
+            progress, record: see `fit`.
+
+        Raises:
+            StreamBrokenError: more deaths than `max_restarts`, or a chunk is needed that is not kept any more; when it is iterated.
+        """
+        lasting = Lasting(max_restarts=max_restarts, retain=retain, checkpoint_every=checkpoint_every, allow_pickle=allow_pickle,
+                          checkpoint_path=None if checkpoint_path is None else Path(checkpoint_path), resume=resume)
+        return self._stream(Source(X, chunk_size=chunk_size), lasting, seed, progress, record)
 
     def predict(self, X: Any) -> Any:
         """scikit-learn's word for `forward`."""

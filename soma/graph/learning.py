@@ -9,18 +9,17 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from soma import cluster
 from soma.actors.refs import ObjectRef
 from soma.errors import GraphError
 from soma.events import NodeCompleted, NodeFailed, NodeStarted
 from soma.filters import Report, Task, derived
 from soma.graph.calls import Settings
+from soma.graph.chunked import ahead, check
 from soma.graph.chunks import Source
 from soma.graph.execution import Execution
 from soma.graph.plan import Plan
 from soma.graph.processes import Handle, Held, Processes
 from soma.graph.program import taken
-from soma.graph.stream import ahead, check
 from soma.graph.values import Value, flattened, input_of, shape_of
 from soma.graph.waiting import wait_for
 from soma.graph.walk import Walk
@@ -93,7 +92,7 @@ class Lesson:
     def _learnt(self, first: str, handle: Handle, ref: ObjectRef[Any], chunk: int) -> None:
         run = self._execution.calls.run
         try:
-            report = Report(*cluster.get(ref))
+            report = Report(*self._execution.get(first, handle, ref))
         except Exception as e:
             run.failed_node = first
             run.emit(NodeFailed, node=first, error=str(e)[:2000], error_type=type(e).__name__, chunk=chunk)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from soma import cluster
-from soma.errors import GetTimeoutError, PlacementError
+from soma.actors.refs import ObjectRef
+from soma.errors import GetTimeoutError, PlacementError, TaskCancelledError
 from soma.filters import options_of
 from soma.graph.plan import Plan
 from soma.graph.steps import Branch, Loop
@@ -27,12 +28,14 @@ class Placed:
 _OPTION_OF = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
 
 
-def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float) -> tuple[dict[str, Placed], str]:
+def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float,
+          asked: list[ObjectRef[Any]]) -> tuple[dict[str, Placed], str]:
     """Where each filter of a plan runs, and the scheduler's log of that decision, in lines of JSON.
 
     Args:
         owner: names the plan to the scheduler.
         wait: seconds to wait for what others hold.
+        asked: holds the question while it waits, for who wants to cancel it.
 
     Raises:
         PlacementError: it cannot run anywhere, or not now; says what was asked, what exists, and who holds it.
@@ -40,13 +43,19 @@ def place(owner: str, plan: Plan, filters: Mapping[str, Any], wait: float) -> tu
     request = {"owner": owner, "tasks": list(tasks_of(plan, filters)), "wait": wait > 0}
     scheduler = cluster.scheduler()
     try:
-        answer = cluster.get(scheduler.place.remote(request), timeout=wait if wait > 0 else None)
+        asked.append(scheduler.place.remote(request))
+        answer = cluster.get(asked[-1], timeout=wait if wait > 0 else None)
+    except TaskCancelledError:
+        cluster.get(scheduler.withdraw.remote(owner))
+        raise
     except GetTimeoutError:
         cluster.get(scheduler.withdraw.remote(owner))
         try:
             answer = cluster.get(scheduler.place.remote({**request, "wait": False}))  # it may have come free just now; if not, why
         except PlacementError as e:
             raise PlacementError(f"{e} (waited {wait:g} s)") from None
+    finally:
+        asked.clear()
     placed = {}
     for process in answer["processes"]:
         options = {_OPTION_OF[name]: int(n) if name == "memory" else n for name, n in process["needs"].items() if name in _OPTION_OF}

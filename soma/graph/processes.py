@@ -16,7 +16,7 @@ from typing import Any
 from soma import cluster
 from soma.actors.handle import ActorHandle
 from soma.actors.refs import ObjectRef
-from soma.errors import CacheMissError, ClusterError
+from soma.errors import ActorDiedError, CacheMissError, ClusterError
 from soma.filters import FilterActor, Stored, options_of
 from soma.graph.placement import Placed, place, release
 from soma.graph.plan import Plan
@@ -62,6 +62,8 @@ class Processes:
         self._plans: dict[str, Plan] = {n.id: p for p in plan.plans() for n in p.nodes}
         self._optional = {n.id for p in plan.plans() for b in p.nodes if isinstance(b.inner, Branch) for _, arm in b.inner.arms
                           for n in arm.filters()}
+        self._asked: list[ObjectRef[Any]] = []
+        """What the scheduler was asked and has not answered."""
         self.states: dict[str, Held] = {}
         self.schedule = ""
         """What the scheduler decided, replayable: lines of JSON."""
@@ -83,8 +85,13 @@ class Processes:
         """
         with self._lock:
             if self._placed is None:
-                self._placed, self.schedule = place(self._owner, self._plan, self.filters, self._wait)
+                self._placed, self.schedule = place(self._owner, self._plan, self.filters, self._wait, self._asked)
             return self._placed
+
+    def ask_no_more(self) -> None:
+        """Whoever waits for what others hold gets `TaskCancelledError`. From any thread."""
+        for ref in tuple(self._asked):
+            cluster.cancel(ref)
 
     def handle(self, first: str) -> Handle:
         """The actor that runs a unit; made if there is none."""
@@ -115,14 +122,30 @@ class Processes:
     def died(self, first: str, handle: Handle) -> None:
         """A unit's actor died: the next use makes another. What only it held is lost."""
         with self._lock:
-            placed = self.placements()[first]
-            if self._handles.get(placed.process) is not handle:
-                return  # somebody else saw it first
-            del self._handles[placed.process]
-            for held in self.states.values():
-                if held.inside == handle.actor_id:
-                    held.inside = ""
-                    held.lost = held.hit is None and held.ref is None
+            if self._placed is not None:
+                self._gone(self._placed[first].process, handle)
+
+    def _gone(self, process: str, handle: Handle) -> None:
+        if self._handles.get(process) is not handle:
+            return  # somebody else saw it first
+        del self._handles[process]
+        for held in self.states.values():
+            if held.inside == handle.actor_id:
+                held.inside = ""
+                held.lost = held.hit is None and held.ref is None
+
+    def look(self, seconds: float) -> None:
+        """Find out which actors are gone. Those that are busy for longer than this are not."""
+        asked = {handle.pid.remote(): (process, handle) for process, handle in self.running.items()}
+        if not asked:
+            return
+        settled, _ = cluster.wait(list(asked), num_returns=len(asked), timeout=seconds)
+        for ref in settled:
+            try:
+                cluster.get(ref)
+            except ActorDiedError:
+                with self._lock:
+                    self._gone(*asked[ref])
 
     @property
     def placed(self) -> Mapping[str, Placed]:
@@ -159,6 +182,13 @@ class Processes:
         handle = self.handle(first)
         return {id: cluster.get(handle.get_state.remote(id)) for id in self.learners_of(first)}
 
+    def secure(self) -> None:
+        """Keep a copy of what only actors hold."""
+        for first, held in list(self.states.items()):
+            if held.inside and held.hit is None and held.ref is None:
+                state = self.fetch(first)
+                held.ref = cluster.put(state if self._plans[first].is_composite(first) else state[first])
+
     def learnt(self, first: str, held: Held) -> None:
         with self._lock:
             self.states[first] = held
@@ -194,7 +224,24 @@ class Processes:
 
     @property
     def running(self) -> dict[str, Handle]:
-        return dict(self._handles)
+        return self._handles.copy()
+
+    @property
+    def actors(self) -> frozenset[str]:
+        """The ids of those that exist now."""
+        return frozenset(handle.actor_id for handle in self.running.values())
+
+    def end_all_but(self, these: frozenset[str]) -> None:
+        """End the actors of other ids; if none is left, all is as before the first run."""
+        with self._lock:
+            ended = {process: handle for process, handle in self._handles.items() if handle.actor_id not in these}
+            if len(ended) == len(self._handles):
+                self.close()
+                return
+            with contextlib.suppress(ClusterError):
+                for process, handle in ended.items():
+                    self._gone(process, handle)
+                    cluster.kill(handle)
 
     def close(self) -> None:
         """End the processes; states that only they held are lost."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from typing import Any, Self
 
@@ -12,9 +13,13 @@ from soma.events import RunStarted
 from soma.filters import Identity, resolved
 from soma.graph.building import Building
 from soma.graph.calls import Calls, Settings
+from soma.graph.cancelling import UnderWay
+from soma.graph.chunked import Chunked
 from soma.graph.chunks import Source
+from soma.graph.course import Course
 from soma.graph.execution import Execution
 from soma.graph.explaining import LastRun
+from soma.graph.lasting import Lasting
 from soma.graph.learning import Lesson
 from soma.graph.plan import Plan
 from soma.graph.processes import Processes
@@ -41,11 +46,21 @@ class Running(Building):
         self._made: Processes | None = None
         self._identities: dict[str, Identity] = {}
         self._last: LastRun | None = None
+        self._underway = UnderWay()
 
     def close(self) -> None:
         """End the graph's processes; what they learnt is gone with them, unless a cache has it. The next use starts new ones."""
         if self._made is not None:
             self._made.close()
+
+    def cancel(self, *, force: bool = True) -> int:
+        """End all runs of this graph that are under way, from another thread; gives how many there were.
+
+        Who waits for one gets `TaskCancelledError`, within a second. Calls are asked to end first; `force` ends the processes of those
+        that do not (code in C that does not return), and what only they had learnt is lost. Processes that the cancelled runs had started
+        are ended, and with them all that was reserved or kept; others stay as they were. The graph can be used again at once.
+        """
+        return self._underway.cancel(force=force)
 
     def _ready(self, what: str, settings: Settings) -> Plan:
         plan, filters = self._compile()
@@ -77,9 +92,15 @@ class Running(Building):
         """The same for one that is recorded unless somebody says that it is not."""
         return self._record is not False if asked is None else asked
 
-    def _running(self, what: str, plan: Plan, nodes: int, seed: int | None, *, progress: bool | None, recorded: bool,
+    @contextlib.contextmanager
+    def _running(self, what: str, plan: Plan, nodes: int, seed: int | None, *, progress: bool | None, recorded: bool) -> Iterator[Run]:
+        """A run that has begun; it ends with its `with`, and may be cancelled until then. `nodes` is how many will run."""
+        run = self._new_run(what, plan, nodes, seed, progress=progress, recorded=recorded)
+        with self._underway.run(run.id, self._processes), run:
+            yield run
+
+    def _new_run(self, what: str, plan: Plan, nodes: int, seed: int | None, *, progress: bool | None, recorded: bool,
                  chunks: int | None = None) -> Run:
-        """A run that has begun; it ends with its `with`. `nodes` is how many will run."""
         folder = RunFolder.create(new_id(what), what, seed=seed, params={"graph": self.name}) if recorded else None
         if folder is not None:
             folder.add_plan(plan.to_json())
@@ -91,7 +112,9 @@ class Running(Building):
         recall = None
         if self._cache is not None and cached:
             recall = Recall(self._cache, self._processes.filters, self._identities, settings.seed, run.id, run.emit)
-        return Execution(Calls(self._processes, run, self._cache, recall, settings))
+        execution = Execution(Calls(self._processes, run, self._cache, recall, settings))
+        self._underway.drives(run.id, execution)
+        return execution
 
     def _run_walk(self, plan: Plan, run: Run, settings: Settings, X: Any, mode: Any, wanted: tuple[str, ...]) -> dict[str, Any]:
         missed: set[str] = set()
@@ -132,10 +155,13 @@ class Running(Building):
         if run.folder is not None and self._processes.schedule:
             run.folder.add_schedule(self._processes.schedule)
 
-    def _stream(self, source: Source, seed: int | None, progress: bool | None, record: bool | None) -> Stream:
+    def _stream(self, source: Source, lasting: Lasting, seed: int | None, progress: bool | None, record: bool | None) -> Stream:
         plan = self._ready("stream", settings := Settings(seed=seed))
-        run = self._running("stream", plan, len(plan.units), seed, progress=progress, recorded=self._is_kept(record), chunks=source.total)
-        return Stream(plan, self._processes, run, self._cache, self._execution(plan, run, settings, cached=False), source)
+        lasting.checked(plan.formula())
+        chunked = Chunked.of(plan)
+        run = self._new_run("stream", plan, len(plan.units), seed, progress=progress, recorded=self._is_kept(record), chunks=source.total)
+        execution = self._execution(plan, run, settings, cached=False)
+        return Stream(Course(chunked, self._processes, execution, source, lasting, self._cache), self._underway)
 
     def _fit_stream(self, source: Source, settings: Settings, progress: bool | None, record: bool | None) -> Self:
         plan = self._ready("fit", settings)

@@ -105,6 +105,10 @@ class Walk:
         """A call or a look failed, or what came of it could not be used."""
         self._open.pop(key, None)
 
+    def drop(self) -> None:
+        """Nobody goes on with it; it and what it holds need not wait for the collector."""
+        self._open.clear()
+
     @property
     def idle(self) -> bool:
         """Nothing is under way; if `outputs` is None, something failed."""
