@@ -38,7 +38,7 @@ from soma.ids import DAEMON, ActorId, CallId, CallIds, ObjectId, object_id
 from soma.transport import messages as m
 from soma.transport.arena import Arena
 from soma.transport.codec import decode, encode
-from soma.transport.endpoint import Wire, ZmqOutlet
+from soma.transport.endpoint import Wire
 from soma.transport.frames import pack, read
 from soma.transport.values import parcel
 
@@ -80,8 +80,9 @@ class Runtime(Inquiry, Grouping):
         }
         self.side = SideThread(wire.mailbox(side(identity.peer)), self)
         self.port.wake_side = self.side.wake
+        outlet = type(self.port.outlet)
         self.interrupts = Interrupts(self.side.wake, (
-            Inbox.wait_until, Inbox._read_until, Inbox._stand_down, Inbox.drain, Caller.launch, ZmqOutlet.send, ZmqOutlet.connect))
+            Inbox.wait_until, Inbox._read_until, Inbox._stand_down, Inbox.drain, Caller.launch, outlet.send, outlet.connect))
         self.port.outlet.send(DAEMON, [pack(m.Hello(identity.peer, self.side.pid, identity.role))])
         self.side.start()
         forks.watch(self.forked)

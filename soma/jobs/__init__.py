@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from soma.jobs.verbs import wait as wait
 
 _HOME = {
-    "JobError": "soma.jobs.failures",
+    "JobError": "soma.errors",
     **dict.fromkeys(("job_id", "params", "report"), "soma.jobs.progress"),
     **dict.fromkeys(("JobResult", "JobState", "JobStatus", "OutputFile", "Phase", "Progress"), "soma.jobs.states"),
     **dict.fromkeys(("cancel", "delete", "download", "follow", "list_jobs", "logs", "result", "status", "submit", "wait"),

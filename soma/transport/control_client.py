@@ -72,7 +72,7 @@ class ControlClient:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._context.socket(zmq.DEALER)
         for option, value in ((zmq.LINGER, 0), (zmq.MAXMSGSIZE, FRAME_BYTES), (zmq.SNDHWM, WAITING), (zmq.RCVHWM, WAITING),
-                              (zmq.IPV6, int("[" in address)), (zmq.RECONNECT_IVL, 100), (zmq.RECONNECT_IVL_MAX, 1000),
+                              (zmq.IPV6, int("[" in address)), (zmq.RECONNECT_IVL, 50), (zmq.RECONNECT_IVL_MAX, 300),
                               (zmq.HEARTBEAT_IVL, HEARTBEAT_MS), (zmq.HEARTBEAT_TIMEOUT, SILENT_MS),
                               (zmq.CURVE_SERVERKEY, server_public), (zmq.CURVE_PUBLICKEY, pair.public), (zmq.CURVE_SECRETKEY, pair.secret)):
             self._socket.setsockopt(option, value)

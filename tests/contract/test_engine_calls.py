@@ -162,7 +162,7 @@ def test_unknown_options_are_named(use: Any) -> None:
 
 @pytest.mark.parametrize("options", [
     {"num_cpus": -1}, {"num_gpus": "one"}, {"max_restarts": -2}, {"max_concurrency": 0}, {"lifetime": "long"}, {"name": ""},
-    {"num_returns": -1}, {"num_returns": "many"}, {"runtime_env": {"pip": ["x"]}}, {"resources": {"CPU": 1}},
+    {"num_returns": -1}, {"num_returns": "many"}, {"runtime_env": {"conda": "x"}}, {"resources": {"CPU": 1}},
 ])
 def test_impossible_options_are_value_errors(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):

@@ -19,6 +19,7 @@ from soma.config import LIMITS, PROTOCOL_VERSION
 from soma.errors import ProtocolError, VersionMismatchError
 from soma.transport import messages as m
 from soma.transport.frames import CallKey, Name, Natural, catalogue, check_parts, message, pack, unpack
+from soma.transport.messages import control, node
 
 KINDS = [cls for _, cls in catalogue()]
 CALL = m.Call(b"c" * 16, "d-0011223344556677", "fit", 1, 0, 1500, ((b"o" * 20, "d-00", ""),))
@@ -34,6 +35,25 @@ plain = st.recursive(
     lambda inner: st.lists(inner, max_size=3).map(tuple) | st.dictionaries(texts, inner, max_size=3), max_leaves=8)
 
 
+amounts = st.integers(0, 4096)
+BOUNDED: dict[Any, tuple[st.SearchStrategy[Any], Any, list[Any]]] = {
+    node.Number: (st.integers(0, 2**63 - 1), 5, [-1, 2**63, 1.0]),
+    control.Request: (st.binary(max_size=32), b"r", [b"r" * 33, "r"]),
+    control.NodeName: (st.from_regex(r"[a-z0-9][a-z0-9_.-]{0,63}", fullmatch=True), "n1", ["", "../x", "a/b", "x" * 65, b"n"]),
+    control.NodeName | None: (st.none() | st.just("n1"), None, ["", "../x"]),
+    control.PublicKey: (st.binary(min_size=32, max_size=32), b"k" * 32, [b"", b"k" * 31, "k" * 32]),
+    control.Line: (st.from_regex(r"[ -~]{0,20}", fullmatch=True), "line", ["x" * 257, "a\nb", b"line"]),
+    control.Text: (texts, "text", ["x" * 20_000, b"text"]),
+    control.Seconds: (st.floats(0, 1e6).map(abs), 1.5, [-1.0, float("inf"), "1"]),
+    control.Totals: (st.dictionaries(st.sampled_from(["CPU", "memory", "x"]), amounts), {"CPU": 2.0}, [{"CPU": 1e9}, {"CPU": -1}, ()]),
+    control.Facts: (st.dictionaries(st.sampled_from(["load", "gpus"]), amounts), {"load": 1.0}, [{"memory": -1}, ()]),
+    control.Plain: (st.dictionaries(st.sampled_from(["a", "b"]), amounts | texts), {"a": 1}, [{"a": 1e300}, ()]),
+    control.Versions: (st.just({"protocol": 1, "soma": "0.1", "python": "3.11"}), {"protocol": 1, "soma": "0.1", "python": "3.11"},
+                       [{}, {"protocol": "1", "soma": "", "python": ""}]),
+}
+"""Bounded fields by their annotation: a strategy, an example, and what is refused."""
+
+
 def values_of(hint: Any) -> st.SearchStrategy[Any]:
     """What a field of this annotation may hold."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -43,6 +63,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
         return st.integers(0, 2**32 - 1)
     if hint == CallKey:
         return st.binary(min_size=16, max_size=16)
+    if (bounded := BOUNDED.get(hint)) is not None:
+        return bounded[0]
     if origin is Annotated:
         raise AssertionError(f"no strategy for {hint}: add one here")
     if origin is typing.Union or origin is types.UnionType:
@@ -54,7 +76,8 @@ def values_of(hint: Any) -> st.SearchStrategy[Any]:
     if origin is dict:
         return st.dictionaries(texts, values_of(args[1]), max_size=3)
     simple: dict[Any, st.SearchStrategy[Any]] = {
-        Any: plain, str: texts, bytes: st.binary(max_size=20), int: integers, bool: st.booleans(), type(None): st.none()}
+        Any: plain, float: st.floats(allow_nan=False),
+        str: texts, bytes: st.binary(max_size=20), int: integers, bool: st.booleans(), type(None): st.none()}
     return simple[hint]
 
 
@@ -102,6 +125,11 @@ def test_every_field_refuses_what_it_is_not(cls: type, data: st.DataObject) -> N
     fields = [getattr(made, f.name) for f in dataclasses.fields(cls)]
     i = data.draw(st.integers(0, len(fields) - 1))
     hint = hints[dataclasses.fields(cls)[i].name]
+    if (bounded := BOUNDED.get(hint)) is not None:
+        fields[i] = data.draw(st.sampled_from(bounded[2]))
+        with pytest.raises(ProtocolError, match=cls.__name__):
+            unpack(header(PROTOCOL_VERSION, cls.kind, *fields))  # type: ignore[attr-defined]
+        return
     wrong: list[Any] = [1.5, object]
     wrong += [True] if hint is not bool else [1, 0]
     wrong += [None] if type(None) not in typing.get_args(hint) else []
@@ -114,7 +142,8 @@ def test_every_field_refuses_what_it_is_not(cls: type, data: st.DataObject) -> N
     if hint == CallKey:
         wrong += [b"", b"x" * 15, b"x" * 17]
     if typing.get_origin(hint) is tuple:
-        wrong += [(1,), ((),), (("a", b"b"), None), ((b"id", "../x", ""),)]
+        numbers = hint == tuple[Natural, ...]
+        wrong += [((),), (("a", b"b"), None), ((b"id", "../x", ""),), (-1,) if numbers else (1,)]
     fields[i] = data.draw(st.sampled_from([w for w in wrong if w is not object]))
     with pytest.raises(ProtocolError, match=cls.__name__):
         unpack(header(PROTOCOL_VERSION, cls.kind, *fields))  # type: ignore[attr-defined]
@@ -206,6 +235,8 @@ def golden(cls: type) -> Any:
         int | None: 5, dict[str, Any]: {"num_cpus": 1.0, "env": {"A": "b"}, "more": (None, True)},
         m.Cause | tuple[()]: ("signal", None, "SIGKILL", 1, "", "", 0, 0, False), tuple[m.Cause, ...]: (), tuple[str, ...]: ("line",),
         tuple[tuple[str, bytes], ...]: (("a", b"c"),)}
+    values |= {hint: example for hint, (_, example, _) in BOUNDED.items()}
+    values |= {tuple[Natural, ...]: (1, 2), tuple[tuple[Name, Natural], ...]: (("a.0", 7),), tuple[dict[str, float], ...]: ({"CPU": 1.0},)}
     return cls(**{f.name: values[hints[f.name]] for f in dataclasses.fields(cls)})
 
 
@@ -235,7 +266,11 @@ def test_numbers_stay_what_they_are() -> None:
         "Call": 1, "Reply": 2, "Credit": 3, "ObjectValue": 4, "ActorUpdate": 5, "Answer": 6, "Deadlock": 7, "Stop": 8, "Said": 9,
         "Cancel": 20, "Fetch": 21, "Hold": 22, "PeerDied": 23, "LogLines": 24, "Event": 25, "Hello": 40, "CreateActor": 41, "Watch": 42,
         "Kill": 43, "FindActor": 44, "Blocked": 45, "Unblocked": 46, "ActorReady": 47, "Leaving": 48, "LeaseWorker": 49, "ReturnWorker":
-        50, "Ask": 51}
+        50, "Ask": 51, "CheckPlacing": 52,
+        "Join": 60, "Welcome": 61, "Register": 62, "Registered": 63, "Fenced": 64, "Heartbeat": 65, "Beat": 66, "Leave": 67,
+        "Query": 68, "Report": 69, "Refused": 70, "Shutdown": 71, "Drain": 72, "CreateGroup": 80, "RemoveGroup": 81,
+        "Launch": 90, "EndProcess": 91, "ConfirmEnd": 92, "Look": 93, "ForgetActor": 94, "Spawned": 95, "Halted": 96, "Exited": 97,
+        "Looked": 98, "Detach": 99, "ReadLog": 100, "LogPart": 101}
     with pytest.raises(ValueError, match="kind 1 is taken by Call"):
         message(1)(m.Call)
 
