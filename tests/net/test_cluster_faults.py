@@ -59,7 +59,7 @@ def test_an_actor_is_killed(moment: str, well: Machines) -> None:
         assert driver.ask("soma.get(again, timeout=5)") == "rested"
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", ["in a call", *(pytest.param(m, marks=pytest.mark.slow) for m in MOMENTS if m != "in a call")])
 def test_a_driver_is_killed(moment: str, well: Machines) -> None:
     """All that it made is gone, on every machine; the actors of another driver are not."""
     call, sure = MOMENTS[moment]
@@ -130,6 +130,7 @@ OUTAGES: dict[str, Callable[[network.Hosts], Callable[[], None]]] = {
 """Each begins one and returns what ends it."""
 
 
+@pytest.mark.slow
 def test_a_short_outage_is_not_seen(hosts: network.Hosts) -> None:
     """Two seconds in the middle of calls: all answered, in order, each run once, no node lost, no process replaced."""
     with machines(hosts, joined=2) as made, made.driver() as driver:
@@ -170,6 +171,7 @@ def test_a_long_outage_loses_the_node_and_fences_it(hosts: network.Hosts) -> Non
         assert driver.ask("soma.get(on('h1').remote().call.remote(5), timeout=15)", 20) == 5
 
 
+@pytest.mark.slow
 def test_two_nodes_that_do_not_reach_each_other(hosts: network.Hosts) -> None:
     """The head reaches both, so both live; a call between them waits, and is answered once the cut is healed."""
     with machines(hosts) as made, made.driver() as driver:
@@ -192,6 +194,7 @@ BAD_LINES = {
 """What is wrong, and for how many seconds."""
 
 
+@pytest.mark.slow
 def test_a_bad_line_to_the_head(hosts: network.Hosts) -> None:
     """Late, in single bytes, stalled, damaged, each ending with a reset: the node stays the same node with the same actors."""
     with machines(hosts, joined=1) as made:
