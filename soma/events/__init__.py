@@ -22,6 +22,8 @@ from soma.events.graphs import RunCompleted as RunCompleted
 from soma.events.graphs import RunFailed as RunFailed
 from soma.events.graphs import RunStarted as RunStarted
 from soma.events.graphs import StreamResumed as StreamResumed
+from soma.events.jobs import JobEnded as JobEnded
+from soma.events.jobs import JobProgress as JobProgress
 from soma.events.machines import ActorContinued as ActorContinued
 from soma.events.machines import ActorDied as ActorDied
 from soma.events.machines import ActorEvent as ActorEvent

@@ -253,7 +253,7 @@ def test_it_is_told_to_those_who_listen(tmp_path: Path) -> None:
         fields = event.as_dict()
         if fields["run_id"] == "told":
             heard.append(event)
-            if fields.get("name", fields["kind"]) == "JobEnded":
+            if isinstance(event, soma.events.JobEnded):
                 over.set()
 
     stop = soma.on_event(hear)

@@ -1,4 +1,4 @@
-"""A cluster of several machines on loopback: a head and two nodes as processes of their own, as `soma start` and `soma join` make them.
+"""What a cluster of several machines does, on loopback.
 
 Nothing here needs rights; tests over real hosts are in tests/net.
 """
@@ -10,64 +10,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+from fleets import Fleet, gone, made, reap, until
 
 import soma
 from soma.daemon import starting
 from soma.errors import ActorDiedError, ClusterError, ClusterLostError, DeadlockError, PlacementError, SecurityError
 from soma.util.placement_group import placement_group, remove_placement_group
 from soma.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
-
-HEARTBEAT, GRACE = 0.2, 1.0
-
-
-@dataclass
-class Fleet:
-    """A head, and the nodes "one" and "two"."""
-
-    address: str
-    token: str
-    head: int
-    nodes: dict[str, int]
-
-    def join(self, name: str) -> dict[str, Any]:
-        offered = {"num_cpus": 2, "num_gpus": 0, "memory": None, "object_store_memory": 256 << 20, "resources": {}, "tags": [name, "all"],
-                   "labels": {"zone": name}, "host": None, "node": name, "preload": [], "patience": 20.0}
-        started = starting.start_node(self.address, self.token, **offered)
-        started.process.returncode = 0  # it outlives who started it; the fixture waits for it by pid
-        self.nodes[name] = started.told["pid"]
-        return started.told
-
-
-@contextmanager
-def made(directory: Path) -> Iterator[Fleet]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOMA_KEYS", str(directory / "keys"))
-        patch.setenv("SOMA_STATE", str(directory / "state"))
-        patch.delenv("SOMA_TOKEN", raising=False)
-        head = starting.start_head("tcp://127.0.0.1:0", namespace=None, heartbeat=HEARTBEAT, grace=GRACE)
-        head.process.returncode = 0
-        fleet = Fleet(head.told["address"], head.told["token"], head.told["pid"], {})
-        try:
-            fleet.join("one")
-            fleet.join("two")
-            yield fleet
-        finally:
-            if soma.is_initialized():
-                soma.shutdown()
-            for pid in (*fleet.nodes.values(), fleet.head):
-                resume(pid)
-            starting.stop_here(10)
-            for pid in (*fleet.nodes.values(), fleet.head):
-                reap(pid)
 
 
 @pytest.fixture
@@ -82,36 +37,6 @@ def well(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """For all tests that harm nobody."""
     with made(tmp_path_factory.mktemp("well")) as fleet:
         yield fleet
-
-
-def resume(pid: int) -> None:
-    if psutil.pid_exists(pid):
-        os.kill(pid, signal.SIGCONT)
-
-
-def gone(pid: int) -> bool:
-    """Whether a process has ended; who had to wait for it may be gone as well."""
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
-def reap(pid: int) -> None:
-    try:
-        os.waitpid(pid, 0)
-    except ChildProcessError:
-        return  # the test did
-
-
-def until(true: Callable[[], Any], seconds: float = 10.0) -> Any:
-    """What `true` gives once it gives something; looks again after a moment."""
-    over = threading.Event()
-    for _ in range(int(seconds / 0.02)):
-        if found := true():
-            return found
-        over.wait(0.02)
-    raise AssertionError(f"not within {seconds} s")
 
 
 @soma.remote

@@ -41,7 +41,7 @@ GIVEN: dict[str, Any] = {"node": "a", "what": "fit", "error": "e", "error_type":
                          "epoch": 0, "epochs": 1, "round": 0, "rounds": 2, "ranks": 2,
                          "loss": 0.5, "step": 1, "name": "n", "value": 2.0, "generation": 0, "best": {"x": 1.0}, "member": 1, "source": 0,
                          "study": "s", "trial": 3, "actor_id": "aa", "node_id": "n1", "tier": "disk", "load_ms": 0.1, "why": "w",
-                         "chunk": 4, "replayed_from": 2, "restarts": 1}
+                         "chunk": 4, "replayed_from": 2, "restarts": 1, "phase": "running", "state": "FAILED"}
 
 
 def made(kind: type[Event]) -> Event:
