@@ -206,6 +206,31 @@ def test_a_node_is_killed(fleet: Fleet, tmp_path: Path) -> None:
         assert soma.get(on("two").add.remote(1), timeout=10) == 1
 
 
+def test_a_stream_goes_on_when_a_machine_dies(fleet: Fleet) -> None:
+    """Each chunk's result once and in order, and as without the death."""
+    @soma.filter
+    class Scale:
+        def fit(self, x: np.ndarray, y: object = None) -> dict[str, float]:
+            return {"by": float(x.max())}
+
+        def forward(self, x: np.ndarray, state: dict[str, float]) -> np.ndarray:
+            return x / state["by"]
+
+    with soma.init(fleet.address):
+        X = np.arange(1.0, 401.0).reshape(200, 2)
+        graph = soma.Graph(Scale() >> soma.filter(lambda x: x + 1), cache=None)
+        graph.fit(X)
+        found = []
+        with graph.stream(X, chunk_size=5, max_restarts=3) as stream:
+            for chunk in stream:
+                found.append(chunk)
+                if len(found) == 10:
+                    node = next(a["node_id"] for a in soma.status()["actors"] if a["pid"] and not a["task_worker"])
+                    os.kill(fleet.nodes[node], signal.SIGKILL)
+        np.testing.assert_array_equal(np.concatenate(found), X / X.max() + 1)
+        assert names() == {"one", "two"} - {node}
+
+
 def test_a_silent_node_is_fenced_before_it_comes_back(fleet: Fleet) -> None:
     """Stopped for longer than the grace: lost. When it goes on, its old actors are gone before it is a member again."""
     with soma.init(fleet.address):
