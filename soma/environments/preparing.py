@@ -146,7 +146,8 @@ def prepare(runtime_env: Mapping[str, Any], root: Path | None = None, *, timeout
     """
     told = portable(runtime_env)
     root = root or default_root()
-    private_directory(root)
+    if told.keys() & {"pip", "working_dir"}:
+        private_directory(root)
     python = packages = cwd = None
     leases: list[Lease] = []
     try:

@@ -80,6 +80,7 @@ def test_a_driver_is_killed(moment: str, well: Machines) -> None:
     assert_gone([kept], within=5)
 
 
+@pytest.mark.slow
 def test_a_node_is_killed(hosts: network.Hosts) -> None:
     """Its actors die with a reason within 3 s, a restartable one goes on elsewhere, and the machine can join again: at each moment."""
     with machines(hosts) as made, made.driver() as driver:

@@ -44,7 +44,8 @@ class Actor:
         return "never"
 
 
-PAIRS = [("node", "actor"), ("node", "driver"), ("node", "head"), ("head", "actor"), ("head", "driver"), ("actor", "driver")]
+PAIRS = [("node", "driver"), ("node", "head"), ("head", "actor"),
+         *(pytest.param(pair, marks=pytest.mark.slow) for pair in (("node", "actor"), ("head", "driver"), ("actor", "driver")))]
 
 
 @pytest.fixture

@@ -184,7 +184,7 @@ def test_killed_from_outside_at_every_phase(shared_cluster: Any) -> None:
         np.testing.assert_array_equal(g.state()["drift"]["w"], before["drift"]["w"])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_at_random(shared_cluster: Any, seed: int) -> None:
     draw = random.Random(seed)
     n = 40
