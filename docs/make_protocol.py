@@ -9,8 +9,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from soma.transport import messages  # noqa: F401 - registers every kind
-from soma.transport.frames import catalogue
+from soma.transport.messages import catalogue
 
 PAGE = Path(__file__).with_name("protocol.md")
 BEGIN, END = "<!-- messages:begin -->", "<!-- messages:end -->"

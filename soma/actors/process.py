@@ -35,10 +35,9 @@ from soma.ids import DAEMON, ActorId, ObjectId, incarnation_peer
 from soma.transport import messages as m
 from soma.transport.arena import Arena
 from soma.transport.codec import encode
-from soma.transport.endpoint import ZmqWire
+from soma.transport.endpoint import Wire, ZmqWire
 from soma.transport.frames import pack
-from soma.transport.network import NetworkWire
-from soma.transport.place import place_of
+from soma.transport.security import NETWORK_FILE
 from soma.transport.values import parcel, to_frames
 
 HEARD_TIMEOUT = 2.0
@@ -130,15 +129,26 @@ def _limit_threads(n: int) -> None:
         threadpool_limits(n)
 
 
+def _wire_of(directory: Path) -> tuple[Wire, bool]:
+    """How others are reached from here, and whether machines come and go."""
+    if not (directory / NETWORK_FILE).exists():
+        return ZmqWire(directory), False
+    from soma.transport.network import NetworkWire  # what a cluster of one machine does not need, it does not load
+    from soma.transport.place import place_of
+
+    place = place_of(directory)
+    assert place is not None
+    return NetworkWire(directory, place.network(directory)), True
+
+
 class _Process:
     def __init__(self, start: Start, blackbox_fd: int) -> None:
         self._start = start
         peer = incarnation_peer(ActorId(start.actor), start.incarnation)
         identity = Identity(peer, "actor", start.node, start.namespace, start.totals)
         directory = Path(start.directory)
-        place = place_of(directory)
-        wire = ZmqWire(directory) if place is None else NetworkWire(directory, place.network(directory))
-        self._runtime = Runtime(wire, identity, Arena(start.arena_bytes, directory), start.tags, elastic=place is not None)
+        wire, elastic = _wire_of(directory)
+        self._runtime = Runtime(wire, identity, Arena(start.arena_bytes, directory), start.tags, elastic=elastic)
         self._me = self._runtime.port.me
         current.set_engine(self._runtime)
         self._blackbox = os.dup(blackbox_fd) if start.environment else -1

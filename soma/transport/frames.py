@@ -237,6 +237,6 @@ def check_parts(frames: list[bytes]) -> None:
         raise ProtocolError(f"message over {LIMITS.message_bytes} bytes")
 
 
-def catalogue() -> list[tuple[int, type]]:
-    """Every message, by number (docs/protocol.md is written from it)."""
+def registered() -> list[tuple[int, type]]:
+    """Every message that is known in this process, by number."""
     return [(kind, cls) for kind, (cls, _) in sorted(_kinds.items())]

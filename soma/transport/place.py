@@ -17,8 +17,7 @@ from zmq.utils import z85
 from soma.errors import SecurityError
 from soma.transport.keys import KeyPair, read_private, write_private
 from soma.transport.network import Network
-
-FILE = "network.json"
+from soma.transport.security import NETWORK_FILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +43,9 @@ class Place:
         return KeyPair(bytes.fromhex(self.data_public), bytes.fromhex(self.data_secret))
 
     def write(self, directory: Path) -> None:
-        fresh = directory / f".{FILE}.{secrets.token_hex(4)}"
+        fresh = directory / f".{NETWORK_FILE}.{secrets.token_hex(4)}"
         write_private(fresh, json.dumps(asdict(self)).encode())
-        fresh.rename(directory / FILE)
+        fresh.rename(directory / NETWORK_FILE)
 
     def network(self, directory: Path) -> Network:
         return network(self.host, directory, self.data, self.head)
@@ -59,7 +58,7 @@ def network(host: str, directory: Path, data: KeyPair, head: str) -> Network:
 
 def place_of(directory: Path) -> Place | None:
     """None for the directory of a cluster on one machine. SecurityError if the file is damaged, or others can read it."""
-    path = directory / FILE
+    path = directory / NETWORK_FILE
     if not path.exists():
         return None
     told: Any = read_private(path, "leave the cluster and join again")

@@ -34,6 +34,9 @@ SOCKET_PATH_BYTES = 107 if _LINUX else 103
 SOCKET_NAME_BYTES = 40
 """Kept free behind the directory for the name of a socket."""
 
+NETWORK_FILE = "network.json"
+"""In a runtime directory whose processes are reached from other machines as well (see `transport.place`)."""
+
 _OWNER = "owner"
 _RUNTIME_NAME = re.compile(r"soma-[0-9a-f]{8}")
 _HALF_MADE_NAME = re.compile(r"\.soma-[0-9a-f]{8}")

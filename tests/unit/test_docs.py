@@ -12,7 +12,7 @@ import pytest
 
 from soma import errors
 from soma.config import LIMITS, PROTOCOL_VERSION
-from soma.transport.frames import catalogue
+from soma.transport.messages import catalogue
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))

@@ -21,8 +21,8 @@ from soma.daemon.gate import BookFile, Gate, create_token, revoke, state_dir, ve
 from soma.errors import SecurityError, VersionMismatchError
 from soma.transport import control, visitors
 from soma.transport import messages as m
-from soma.transport.frames import catalogue
 from soma.transport.keys import JoinToken, key_of, load_key, own_key
+from soma.transport.messages import catalogue
 from soma.transport.visitors import Refusal, User, Verdict
 
 NODE, DRIVER, READER, JOINER, OTHER = (bytes([n]) * 32 for n in range(1, 6))

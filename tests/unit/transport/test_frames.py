@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from soma.config import LIMITS, PROTOCOL_VERSION
 from soma.errors import ProtocolError, VersionMismatchError
 from soma.transport import messages as m
-from soma.transport.frames import CallKey, Name, Natural, catalogue, check_parts, message, pack, unpack
-from soma.transport.messages import control, node
+from soma.transport.frames import CallKey, Name, Natural, check_parts, message, pack, unpack
+from soma.transport.messages import catalogue, control, node
 
 KINDS = [cls for _, cls in catalogue()]
 CALL = m.Call(b"c" * 16, "d-0011223344556677", "fit", 1, 0, 1500, ((b"o" * 20, "d-00", ""),))

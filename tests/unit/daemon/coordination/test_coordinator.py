@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from soma.daemon import recorded
 from soma.daemon.coordination.coordinator import Coordinator
 from soma.daemon.coordination.decisions import Accept, Began, Confirm, How, Instruction, Kill, Launch, Over, Record
 from soma.daemon.coordination.journal import Doomed, Entry, HeadStarted, NodeAccepted, NodeGone, Placed, Removed
 from soma.daemon.coordination.presence import Fence
+from soma.daemon.ledger import Unwritten
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -125,6 +129,22 @@ def test_the_next_head_knows_what_was_written_down() -> None:
     assert accept.number > last.number, "what the head before ordered is outdated"
 
 
+def test_an_order_that_is_known_and_did_not_arrive_is_given_again() -> None:
+    """And of one that may have arrived, the end."""
+    core = Coordinator()
+    written = entries(core.registered("n", 1, 1, NOBODY, 0.0))
+    for key in ("there.0", "never.0", "begun.0", "unwanted.0"):
+        written += entries(core.launch("n", key, 0.0))
+    written += entries(core.kill("unwanted.0", 0.0))
+    after = Coordinator.restore(written, again=frozenset({"there.0", "never.0", "unwanted.0"}))
+    after.begin()
+    said = effects(after.registered("n", 1, 2, frozenset({"there.0"}), 1.0))
+    assert {s.key for s in said if isinstance(s, Over)} == {"begun.0", "unwanted.0"}
+    order, = (s for s in said if isinstance(s, Launch))
+    accept, = (s for s in said if isinstance(s, Accept))
+    assert order.key == "never.0" and order.number > accept.number
+
+
 def test_an_end_that_was_cut_short_is_brought_to_its_end() -> None:
     core = Coordinator.restore([HeadStarted(1), NodeAccepted("n", 1, 1), Placed("p.0", "n", 1), NodeGone("n", 1)])
     assert effects(core.begin()) == [Over("p.0", "n", 1, How.LOST)]
@@ -136,6 +156,19 @@ def test_a_key_is_placed_once() -> None:
     core.launch("n", "p.0", 0.0)
     with pytest.raises(ValueError, match=r"p\.0 is already placed on node n"):
         core.launch("m", "p.0", 0.0)
+
+
+class Image(Unwritten):
+    """A ledger without a file."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[Any, Any]] = {}
+
+    def put(self, table: str, key: Any, value: Any) -> None:
+        self.tables.setdefault(table, {})[key] = value
+
+    def drop(self, table: str, key: Any) -> None:
+        self.tables.get(table, {}).pop(key, None)
 
 
 EVENTS = st.lists(st.tuples(st.sampled_from(["register", "launch", "started", "exited", "kill", "lost", "beat"]), st.sampled_from("nm"),
@@ -169,4 +202,8 @@ def test_a_journal_and_its_short_form_say_the_same_and_every_end_is_told_once(ev
     assert numbers == sorted(set(numbers))
     long, short = Coordinator.restore(entries(said)), Coordinator.restore(core.entries())
     assert long.entries() == short.entries()
+    book = Image()
+    for entry in entries(said):
+        recorded.record(book, entry)
+    assert Coordinator.restore(recorded.entries(book.tables)).entries() == long.entries()
     assert set(long.placements) == set(core.placements) and long.epoch == core.epoch + 1
