@@ -9,7 +9,7 @@ from typing import Any
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
-from benchmarks.cluster_work import Measured, join_time
+from benchmarks.cluster_work import Measured, join_time, on_the_far_node
 from benchmarks.peers.dask import Actor
 from benchmarks.peers.dask import Dask as OneMachine
 from benchmarks.steps import Scale, Values
@@ -20,7 +20,8 @@ NOTE = "TLS, with certificates made for the run; a node is a worker process"
 class Dask(OneMachine):
     def start(self) -> None:
         self.security = Security.temporary()
-        self._cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, security=self.security)
+        with on_the_far_node():
+            self._cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, security=self.security)
         self._client = Client(self._cluster)
         self._made = 0
 

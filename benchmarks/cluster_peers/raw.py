@@ -12,7 +12,7 @@ from typing import Any
 
 import zmq
 
-from benchmarks.cluster_work import Measured
+from benchmarks.cluster_work import Measured, on_the_far_node
 from benchmarks.peers.raw import BODY, HEADERS, Raw
 
 NOTE = "bytes only, large ones in pieces: no pickling, no futures, no supervision; the limit for anything built on ZeroMQ with CURVE"
@@ -81,8 +81,9 @@ class Plain(Raw):
 
     def actor(self) -> zmq.Socket[bytes]:
         public, secret = self.keys or (b"", b"")
-        child = subprocess.Popen([sys.executable, "-m", "benchmarks.cluster_peers.raw"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                 text=True)
+        with on_the_far_node():
+            child = subprocess.Popen([sys.executable, "-m", "benchmarks.cluster_peers.raw"], stdin=subprocess.PIPE,
+                                     stdout=subprocess.PIPE, text=True)
         self._children.append(child)
         if child.stdin is None or child.stdout is None:
             raise RuntimeError("the echo process has no pipes")

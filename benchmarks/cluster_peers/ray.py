@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.cluster_utils import Cluster
 
-from benchmarks.cluster_work import Measured, join_time
+from benchmarks.cluster_work import Measured, join_time, on_the_far_node
 from benchmarks.peers.ray import Ray as OneMachine
 from benchmarks.steps import Scale, Values
 
@@ -20,7 +20,8 @@ NOTE = "two raylets of one machine; not encrypted"
 class Ray(OneMachine):
     def start(self) -> None:
         self._cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
-        self._cluster.add_node(num_cpus=2, resources={"far": 1000})
+        with on_the_far_node():
+            self._cluster.add_node(num_cpus=2, resources={"far": 1000})
         ray.init(address=self._cluster.address, log_to_driver=False, logging_level=40)
         from benchmarks.peers.ray import Actor
 

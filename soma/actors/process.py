@@ -41,7 +41,9 @@ from soma.transport.security import NETWORK_FILE
 from soma.transport.values import parcel, to_frames
 
 HEARD_TIMEOUT = 2.0
-"""Seconds that an ending process waits for its daemon to have heard why."""
+"""Seconds that an ending process waits for its daemon to have heard why,"""
+RESTART_TIMEOUT = 60.0
+"""and where that may be started again meanwhile: a node that waits no longer for its head kills what it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +194,7 @@ class _Process:
         if reason != "init":  # then ActorReady said it
             self._runtime.port.outlet.send(DAEMON, [pack(m.Leaving(self._me, reason, code))])
         # the daemon must know why before it sees the process end: the two come to it on different ways
-        self._runtime.inbox.wait_until(lambda: self._heard, HEARD_TIMEOUT)
+        self._runtime.inbox.wait_until(lambda: self._heard, RESTART_TIMEOUT if self._runtime.elastic else HEARD_TIMEOUT)
         self._runtime.shutdown()
         return code
 

@@ -20,6 +20,8 @@ class Requests:
     def __init__(self, port: Port) -> None:
         self._port = port
         self._answers: dict[bytes, Callable[[m.Answer], None]] = {}
+        self._asked: dict[bytes, list[bytes]] = {}
+        """What `request` sent and waits for: asked again when a daemon says that it is another one."""
         self._ids = CallIds()
         self.lost: BaseException | None = None
 
@@ -34,6 +36,10 @@ class Requests:
         return request
 
     def on_answer(self, msg: m.Answer, frames: list[bytes]) -> None:
+        if not msg.request:  # the daemon was started again; what it says to both questions is the same
+            for asked in list(self._asked.values()):
+                self._port.outlet.send(DAEMON, asked)
+            return
         then = self._answers.pop(msg.request, None)
         if then is not None:
             if frames:
@@ -44,10 +50,14 @@ class Requests:
         """Ask and wait; the daemon's errors are raised here."""
         got: list[m.Answer] = []
         request = self.ask(got.append)
-        self._port.outlet.send(DAEMON, [pack(make(request)), *frames])
-        if not self._port.inbox.wait_until(lambda: bool(got) or self.lost is not None, timeout) or not got:
-            self._answers.pop(request, None)
-            raise self.lost or GetTimeoutError(f"the daemon did not answer within {timeout:g} s")
+        self._asked[request] = [pack(make(request)), *frames]
+        try:
+            self._port.outlet.send(DAEMON, self._asked[request])
+            if not self._port.inbox.wait_until(lambda: bool(got) or self.lost is not None, timeout) or not got:
+                self._answers.pop(request, None)
+                raise self.lost or GetTimeoutError(f"the daemon did not answer within {timeout:g} s")
+        finally:
+            del self._asked[request]
         answer = got[0]
         if answer.error:
             raise _RAISED.get(answer.error, SomaError)(answer.text)

@@ -44,16 +44,23 @@ def _limits(command: Any) -> Any:
               help="Seconds between signs of life.")
 @click.option("--grace", type=float, default=10.0, envvar="SOMA_GRACE", show_default=True,
               help="Seconds of silence after which a machine is lost.")
+@click.option("--fresh", is_flag=True, help="Begin anew, also if a head died here whose cluster could go on.")
 @click.option("--no-node", is_flag=True, help="Only the head: run no actors on this machine.")
 @_limits
-def start(head: bool, bind: str, namespace: str | None, heartbeat: float, grace: float, no_node: bool, **offered: Any) -> None:
-    """Begin a cluster of several machines on this one."""
-    from soma.daemon.starting import start_head, start_node
+def start(head: bool, bind: str, namespace: str | None, heartbeat: float, grace: float, fresh: bool, no_node: bool, **offered: Any) -> None:
+    """Begin a cluster of several machines on this one; or go on with one whose head died at this address."""
+    from soma.daemon.starting import here, start_head, start_node
 
     try:
-        running = [start_head(bind, namespace=namespace, heartbeat=heartbeat, grace=grace)]
+        running = [start_head(bind, namespace=namespace, heartbeat=heartbeat, grace=grace, fresh=fresh)]
         told = running[0].told
-        if not no_node:
+        there: list[tuple[str, int]] = []
+        if told.get("continued"):
+            click.echo("a head died here: its cluster goes on (--fresh begins another)")
+            there = [(place.node, pid) for _, place, pid in here() if place.cluster == told["cluster"] and place.node]
+        for node, pid in there:
+            click.echo(f"node {node} of it still runs on this machine (pid {pid}); no other is started")
+        if not no_node and not there:
             host = offered["host"] or bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
             running.append(start_node(told["address"], told["token"], **{**_offer(offered), "host": host}))
             _show(running[1].told)

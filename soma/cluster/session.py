@@ -68,12 +68,8 @@ def init(
         ValueError: an amount or a tag that cannot be, or given beside an address.
         ClusterError: the head at `address` cannot be reached. SecurityError: it does not let us in.
     """
-    running = current.peek()
-    if running is not None:
-        if ignore_reinit_error:
-            return Session(running)
-        raise AlreadyInitializedError("soma.init() was called while a cluster is running; call soma.shutdown() first, "
-                                      "or pass ignore_reinit_error=True")
+    if (running := _running(ignore_reinit_error)) is not None:
+        return Session(running)
     marked = marks(tags)
     engine: Engine
     if address is not None:
@@ -91,6 +87,14 @@ def init(
     current.set_engine(engine)
     HUB.attach(engine)
     return Session(engine)
+
+
+def _running(may_be: bool) -> Engine | None:
+    running = current.peek()
+    if running is not None and not may_be:
+        raise AlreadyInitializedError("soma.init() was called while a cluster is running; call soma.shutdown() first, "
+                                      "or pass ignore_reinit_error=True")
+    return running
 
 
 def _attach(address: str, token: str | None, namespace: str | None, object_store_memory: int | None) -> Engine:

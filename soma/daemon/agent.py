@@ -58,7 +58,7 @@ class Agent:
         self._words: dict[type, Callable[[Any], list[n.Instruction]]] = {
             m.Registered: self._on_registered,
             m.Fenced: self._on_fenced, m.Beat: lambda x: session.beat_echo(x.epoch, loop.now()),
-            m.Drain: lambda x: session.drain(loop.now()), m.Shutdown: self._on_shutdown, m.Refused: self._on_refused}
+            m.Drain: self._on_drain, m.Shutdown: self._on_shutdown, m.Refused: self._on_refused}
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Launch: self._on_launch, m.Look: self._on_look, m.ReadLog: self._on_read_log,
             m.ForgetActor: lambda x: self._machine.forget(ActorId(x.actor)),
@@ -72,7 +72,7 @@ class Agent:
 
     def leave(self) -> None:
         """End what runs here, and go. Safe in a signal handler."""
-        self.loop.after(0.0, lambda: self._carry(self._session.leave(self.loop.now())))
+        self.loop.soon(lambda: self._carry(self._session.leave(self.loop.now())))
 
     # -- the head ----------------------------------------------------------------------------------------------------------------
 
@@ -105,6 +105,11 @@ class Agent:
         log.warning("this machine was given up by the head (%s): its actors end, then it joins anew", msg.reason)
         return self._session.fenced(msg.incarnation, msg.seen, self.loop.now())
 
+    def _on_drain(self, msg: m.Drain) -> list[n.Instruction]:
+        log.info("this machine is drained (%s): it leaves when its work is done, or after %g s", msg.reason, msg.grace)
+        self.loop.after(msg.grace, lambda: self._carry(self._session.leave(self.loop.now())))
+        return self._session.drain(self.loop.now())
+
     def _on_shutdown(self, msg: m.Shutdown) -> list[n.Instruction]:
         log.info("the cluster ends: %s", msg.reason)
         return self._session.leave(self.loop.now())
@@ -123,7 +128,7 @@ class Agent:
 
     def _on_launch(self, msg: m.Launch) -> None:
         try:
-            self._orders.setdefault(msg.key, _order(msg.order))
+            self._orders.setdefault(msg.key, read_order(msg.order))
         except (TypeError, ValueError) as e:
             raise ProtocolError(f"an order that is none: {e}") from None
         self._carry(self._session.launch(msg.key, msg.incarnation, msg.number, self.loop.now()))
@@ -233,7 +238,8 @@ class Agent:
         self._outlet.send(DAEMON, [pack(message)])
 
 
-def _order(told: dict[str, Any]) -> Order:
+def read_order(told: dict[str, Any]) -> Order:
+    """What `told_order` made."""
     order = Order(**told)
     wrong = [name for name, kind in (("actor", str), ("incarnation", int), ("payload", bytes), ("env", dict), ("gpus", tuple))
              if not isinstance(getattr(order, name), kind)]

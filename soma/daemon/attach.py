@@ -24,6 +24,7 @@ from soma.errors import ClusterError, ClusterLostError, SomaError
 from soma.ids import DAEMON, new_hex
 from soma.transport import messages as m
 from soma.transport.arena import Arena
+from soma.transport.control_client import Link
 from soma.transport.frames import pack
 from soma.transport.keys import text_of
 from soma.transport.modules import only_installed
@@ -108,7 +109,8 @@ class AttachedRuntime(Runtime):
             try:
                 heard = self._stay_heard(heard)
             except SomaError as e:
-                refused = not isinstance(e, ClusterError) or isinstance(e, ClusterLostError)
+                strange = self._joined.client.link is Link.STRANGE  # so looks a head that dies during the handshake
+                refused = not (strange or isinstance(e, ClusterError)) or isinstance(e, ClusterLostError)
                 if refused or time.monotonic() - heard > welcome.grace:
                     where = self._joined.client.address
                     self.cluster_lost(ClusterLostError(f"the head at {where} is gone, or has given this driver up: {e}"))

@@ -6,6 +6,7 @@ decide is carried out here, in their order. Drivers that own no cluster are memb
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,12 +18,15 @@ from soma.daemon.coordination.presence import Change, Fence, Full, Kind, Lost, R
 from soma.daemon.desk import Desk
 from soma.daemon.gate import Gate
 from soma.daemon.head import Head, tag_of
-from soma.daemon.orders import Order, read_exit
+from soma.daemon.news import News
+from soma.daemon.orders import Order
+from soma.daemon.recorded import record
 from soma.daemon.remote import RemoteMachine, told_order
 from soma.errors import SecurityError, VersionMismatchError
 from soma.transport import messages as m
 from soma.transport.control import ControlServer
-from soma.transport.visitors import Inbox, Letter, User
+from soma.transport.frames import pack
+from soma.transport.visitors import Inbox, Letter
 
 log = logging.getLogger("soma.daemon")
 
@@ -32,24 +36,32 @@ WelcomeTo = Callable[[m.Join], m.Welcome]
 class Fleet:
     """One per head. Everything but the control port's own thread runs in the head's loop."""
 
-    def __init__(self, head: Head, server: ControlServer, gate: Gate, inbox: Inbox, membership: Membership, welcome: WelcomeTo) -> None:
+    def __init__(self, head: Head, server: ControlServer, gate: Gate, inbox: Inbox, membership: Membership, welcome: WelcomeTo,
+                 coordinator: Coordinator) -> None:
         self._head, self._server, self._gate, self._inbox = head, server, gate, inbox
-        self.membership, self.coordinator = membership, Coordinator()
+        self.membership, self.coordinator = membership, coordinator
         self._welcome, self._desk = welcome, Desk(head, server)
         self._clients: dict[str, bytes] = {}
         """Where members of the control plane are answered; by node, or by a driver's peer."""
         self._members: dict[bytes, str] = {}
-        self._orders: dict[str, Order] = {}
+        self.orders: dict[str, Order] = {}
+        self._news = News(self, head)
+        self._registers: dict[str, m.Register] = {}
         self._timer = 0
         self._readers: dict[type, Callable[[Letter], None]] = {
             m.Join: self._on_join, m.Register: self._on_register, m.Heartbeat: self._on_heartbeat, m.Leave: self._on_leave,
             m.Query: self._on_query, m.Drain: self._on_drain, m.Shutdown: lambda letter: head.finish()}
         head.handlers.update({
-            m.Spawned: self._on_spawned, m.Exited: self._on_exited, m.Looked: self._on_answer, m.LogPart: self._on_answer,
+            m.Spawned: self._news.on_spawned, m.Exited: self._news.on_exited, m.Looked: self._news.on_answer,
+            m.LogPart: self._news.on_answer,
             m.Halted: lambda x, _: head.residents.on_stopped(x.key, stopped=x.stopped),
             m.LogLines: lambda x, _: head.to_drivers(x), m.Detach: lambda x, _: self._driver_gone(x.peer)})
-        head.loop.watch_fd(inbox.fileno(), self._on_letters)
-        self._carry(self.coordinator.begin())
+
+    def begin(self) -> None:
+        """Listen to the control port; an earlier head's nodes and actors are known by now."""
+        self._head.loop.watch_fd(self._inbox.fileno(), self._on_letters)
+        self.carry(self.coordinator.begin())
+        self._schedule()
 
     def close(self, reason: str) -> None:
         """Tell every member that it is over."""
@@ -68,7 +80,7 @@ class Fleet:
     def _on_closed(self, client: bytes) -> None:
         member = self._members.pop(client, None)
         if member is not None and self._clients.get(member) == client:
-            self._apply(self.membership.link_down(member, self._now()))
+            self.apply(self.membership.link_down(member, self._now()))
 
     def _know(self, member: str, client: bytes) -> None:
         before = self._clients.get(member)
@@ -80,17 +92,24 @@ class Fleet:
     def _on_join(self, letter: Letter) -> None:
         msg: m.Join = letter.msg
         try:
-            self._gate.admit(_user(letter), msg)
+            assert letter.user is not None
+            self._gate.admit(letter.user, msg)
         except (SecurityError, VersionMismatchError) as e:
-            self._server.reply(letter.client, m.Refused(msg.request, type(e).__name__, str(e)))
+            self._reply(letter.client, m.Refused(msg.request, type(e).__name__, str(e)))
             return
-        self._server.reply(letter.client, self._welcome(msg))
+        self._reply(letter.client, self._welcome(msg))
+
+    def _reply(self, client: bytes, message: Any) -> None:
+        self._head.effect(lambda: self._server.reply(client, message))
 
     def _on_register(self, letter: Letter) -> None:
         msg: m.Register = letter.msg
+        if msg.node_id not in self._head.joined:
+            self._reply(letter.client, m.Shutdown("the head of another cluster is here now"))
+            return
         self._know(msg.node_id, letter.client)
         changes = self.membership.registered(msg.node_id, msg.incarnation, self._now())
-        self._apply(changes)
+        self.apply(changes)
         if changes:
             return  # fenced, or no room
         alive = frozenset(key for key, _ in msg.actors)
@@ -98,31 +117,42 @@ class Fleet:
         at = next((i for i, x in enumerate(said) if isinstance(x, c.Accept)), None)
         machine = self._head.machines.get(msg.node_id)
         if at is None:
-            self._carry(said)
+            self.carry(said)
             return
         if isinstance(machine, RemoteMachine) and machine.incarnation != msg.incarnation:
             self._without(msg.node_id, "it started anew")
-        self._carry(said[:at + 1])
+        self.carry(said[:at + 1])
         if msg.node_id not in self._head.machines:
-            self._head.near[tag_of(msg.peer)] = msg.node_id
-            self._head.add(RemoteMachine(self, msg))
+            self.add(msg)
+            self.note_node(msg, draining=False)
             log.info("node %s joined with %s", msg.node_id, msg.totals)
-        self._carry(said[at + 1:])
+        self.carry(said[at + 1:])
+        self._head.returned(msg.node_id)
+
+    def add(self, msg: m.Register) -> None:
+        """A machine, as it told of itself."""
+        self._registers[msg.node_id] = msg
+        self._head.near[tag_of(msg.peer)] = msg.node_id
+        self._head.add(RemoteMachine(self, msg))
+
+    def note_node(self, msg: m.Register, *, draining: bool) -> None:
+        if self._head.book.lasting:
+            self._head.book.put("node", msg.node_id, (pack(dataclasses.replace(msg, actors=())), draining))
 
     def _on_heartbeat(self, letter: Letter) -> None:
         msg: m.Heartbeat = letter.msg
         self._know(msg.node_id, letter.client)
         now = self._now()
         changes = self.membership.beat(msg.node_id, msg.incarnation, now, msg.load)
-        self._apply(changes)
+        self.apply(changes)
         if any(isinstance(x, Fence) for x in changes):
             return
         machine = self._head.machines.get(msg.node_id)
         if isinstance(machine, RemoteMachine) and machine.incarnation == msg.incarnation:
             machine.load = msg.load
         unknown = any(isinstance(x, Unknown) for x in changes)  # then an epoch that no head has: it registers anew
-        self._server.reply(letter.client, m.Beat(msg.seq, 0 if unknown else self.coordinator.epoch))
-        self._carry(self.coordinator.beaten(msg.node_id, now))
+        self._reply(letter.client, m.Beat(msg.seq, 0 if unknown else self.coordinator.epoch))
+        self.carry(self.coordinator.beaten(msg.node_id, now))
 
     def _on_leave(self, letter: Letter) -> None:
         msg: m.Leave = letter.msg
@@ -132,18 +162,20 @@ class Fleet:
         self.membership.left(msg.node_id)
         self._without(msg.node_id, msg.reason or "it left")
         self._head.disconnect(machine.peer)
-        self._carry(self.coordinator.left(msg.node_id, msg.incarnation), msg.reason)
+        self._head.book.drop("session", machine.peer.encode())
+        self.carry(self.coordinator.left(msg.node_id, msg.incarnation), msg.reason)
 
     def _on_drain(self, letter: Letter) -> None:
         msg: m.Drain = letter.msg
         client = self._clients.get(msg.node_id)
         if client is None or msg.node_id not in self._head.machines:
             there = ", ".join(sorted(self._head.machines)) or "none"
-            self._server.reply(letter.client, m.Report(msg.request, "ValueError", f"there is no node {msg.node_id!r}; there are: {there}"))
+            self._reply(letter.client, m.Report(msg.request, "ValueError", f"there is no node {msg.node_id!r}; there are: {there}"))
             return
         self.membership.drain(msg.node_id)
         self._head.pools.drain(msg.node_id)
-        self._server.reply(client, m.Drain(b"", msg.node_id, msg.grace, msg.reason))
+        self.note_node(self._registers[msg.node_id], draining=True)
+        self._reply(client, m.Drain(b"", msg.node_id, msg.grace, msg.reason))
         self._desk.report(letter.client, msg.request, {"node_id": msg.node_id, "state": "draining"})
 
     def _on_query(self, letter: Letter) -> None:
@@ -157,62 +189,33 @@ class Fleet:
         """A driver that owns no cluster is there, or still is."""
         self._know(peer, letter.client)
         if peer not in self.membership.members:
-            self._apply(self.membership.registered(peer, 0, self._now(), Kind.DRIVER))
+            self.apply(self.membership.registered(peer, 0, self._now(), Kind.DRIVER))
         changes = self.membership.beat(peer, 0, self._now())
         if any(isinstance(x, Fence) for x in changes):
             gone = m.Refused(letter.msg.request, "ClusterLostError", f"the driver {peer} was given up: it was silent for too long")
-            self._server.reply(letter.client, gone)
+            self._reply(letter.client, gone)
         else:
             self._desk.report(letter.client, letter.msg.request, {})
 
     # -- orders (`remote.Orders`) ------------------------------------------------------------------------------------------------
 
     def launch(self, machine: RemoteMachine, order: Order) -> None:
-        self._orders[order.peer] = order
-        self._carry(self.coordinator.launch(machine.node, order.peer, self._now()))
+        self.orders[order.peer] = order
+        if self._head.book.lasting:
+            self._head.book.put("order", order.peer, told_order(order))
+        self.carry(self.coordinator.launch(machine.node, order.peer, self._now()))
 
     def end(self, machine: RemoteMachine, key: str) -> None:
-        self._carry(self.coordinator.kill(key, self._now()))
+        self.carry(self.coordinator.kill(key, self._now()))
 
     def send(self, peer: str, message: Any) -> None:
         self._head.send(peer, message)
-
-    # -- news of processes -------------------------------------------------------------------------------------------------------
-
-    def _on_spawned(self, msg: m.Spawned, frames: list[bytes]) -> None:
-        said = self.coordinator.started(msg.node, msg.incarnation, msg.key, self._now())
-        self._carry(x for x in said if not isinstance(x, c.Began))
-        if any(isinstance(x, c.Began) for x in said):
-            self._head.residents.on_spawned(msg.key, msg.pid, msg.cores)
-
-    def _on_exited(self, msg: m.Exited, frames: list[bytes]) -> None:
-        self._carry(self.coordinator.exited(msg.node, msg.incarnation, msg.key, self._now(), msg.detail))
-
-    def _on_answer(self, msg: m.Looked | m.LogPart, frames: list[bytes]) -> None:
-        """To a question of one of the machines; the others do not know its number."""
-        for machine in self._head.machines.values():
-            if isinstance(machine, RemoteMachine):
-                if isinstance(msg, m.Looked):
-                    machine.on_looked(msg)
-                else:
-                    machine.on_log(msg, frames)
-
-    def _over(self, said: c.Over, why: str) -> None:
-        self._orders.pop(said.key, None)
-        residents = self._head.residents
-        detail = said.detail if isinstance(said.detail, dict) else {}
-        if said.how is not c.How.EXITED:
-            residents.on_node_lost(said.key, f"node {said.node}: {why or said.how.value}")
-        elif "never" in detail:
-            residents.on_failed(said.key, str(detail["never"]))
-        else:
-            residents.on_exited(said.key, read_exit(detail))
 
     # -- members -----------------------------------------------------------------------------------------------------------------
 
     def _tick(self, number: int) -> None:
         if number == self._timer:
-            self._apply(self.membership.tick(self._now()))
+            self.apply(self.membership.tick(self._now()))
 
     def _schedule(self) -> None:
         due = self.membership.next_deadline()
@@ -220,7 +223,7 @@ class Fleet:
             self._timer += 1
             self._head.loop.after(max(0.0, due - self._now()), lambda number=self._timer: self._tick(number))  # type: ignore[misc]
 
-    def _apply(self, changes: Iterable[Change]) -> None:
+    def apply(self, changes: Iterable[Change]) -> None:
         for change in changes:
             match change:
                 case Suspected(member, incarnation, reason):
@@ -243,7 +246,7 @@ class Fleet:
             return
         if member in self._head.machines:
             self._without(member, reason)
-        self._carry(self.coordinator.lost(member, incarnation), reason)
+        self.carry(self.coordinator.lost(member, incarnation), reason)
 
     def _without(self, node: str, why: str) -> None:
         """The machine is none of ours any more; what ran there is told as over by whoever calls this."""
@@ -265,27 +268,27 @@ class Fleet:
     def _fence(self, node: str, incarnation: int, seen: int, reason: str = "it was given up, and its actors with it") -> None:
         client = self._clients.get(node)
         if client is not None:
-            self._server.reply(client, m.Fenced(b"", node, reason, incarnation, seen))
+            self._reply(client, m.Fenced(b"", node, reason, incarnation, seen))
 
     # -- carrying out ------------------------------------------------------------------------------------------------------------
 
-    def _carry(self, said: Iterable[c.Instruction], why: str = "") -> None:
+    def carry(self, said: Iterable[c.Instruction], why: str = "") -> None:
         for x in said:
             match x:
                 case c.Accept(node, incarnation, registration, epoch, number):
-                    self._server.reply(self._clients[node], m.Registered(b"", node, incarnation, registration, epoch, number))
+                    self._reply(self._clients[node], m.Registered(b"", node, incarnation, registration, epoch, number))
                 case Fence(node, incarnation, seen):
                     self._fence(node, incarnation, seen)
                 case c.Launch(node, incarnation, number, key):
-                    self._tell(node, m.Launch(incarnation, number, key, told_order(self._orders[key])))
+                    self._tell(node, m.Launch(incarnation, number, key, told_order(self.orders[key])))
                 case c.Kill(node, incarnation, number, key):
                     self._tell(node, m.EndProcess(incarnation, number, key))
                 case c.Confirm(node, incarnation, number, key):
                     self._tell(node, m.ConfirmEnd(incarnation, number, key))
                 case c.Over():
-                    self._over(x, why)
-                case c.Record():
-                    continue  # this head keeps no journal
+                    self._news.over(x, why)
+                case c.Record(entry):
+                    record(self._head.book, entry)
 
     def _tell(self, node: str, message: Any) -> None:
         machine = self._head.machines.get(node)
@@ -294,8 +297,3 @@ class Fleet:
 
     def _now(self) -> float:
         return self._head.loop.now()
-
-
-def _user(letter: Letter) -> User:
-    assert letter.user is not None
-    return letter.user

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from soma.actors.admission import InGroup
 from soma.actors.admission.infeasible import why_group_never
+from soma.actors.admission.restoring import reserve_again, told_group
 from soma.actors.placement_groups import row
 from soma.actors.placing import where_of
 from soma.transport import messages as m
@@ -34,6 +36,10 @@ class Groups:
 
     def on_create(self, msg: m.CreateGroup, frames: list[bytes]) -> None:
         d = self._d
+        known = self._made.get(msg.group)
+        if known is not None and known.creator == msg.creator:
+            d.answer(msg.creator, msg.request)  # it asks again, for the head that was asked first died
+            return
         if msg.name and any((made.name, made.namespace) == (msg.name, msg.namespace) for made in self._made.values()):
             d.answer(msg.creator, msg.request, error="ValueError",
                      text=f"a placement group named {msg.name!r} exists in namespace {msg.namespace!r}; soma.get_placement_group finds it")
@@ -49,9 +55,22 @@ class Groups:
             d.answer(msg.creator, msg.request, error="PlacementError", text=f"placement group: {never}")
             return
         self._made[msg.group] = Made(msg.creator, msg.name, msg.namespace, msg.detached)
+        self.note(msg.group)
         d.answer(msg.creator, msg.request)
         d.queue.add_group(msg.group)
         d.admit()
+
+    def note(self, group: str) -> None:
+        """Where its bundles are has changed."""
+        made = self._made.get(group)
+        if made is not None and self._d.book.lasting:
+            self._d.book.put("group", group, (dataclasses.astuple(made), told_group(self._d.pools, group)))
+
+    def adopt(self, group: str, told: tuple[Any, ...]) -> None:
+        """One of an earlier head's."""
+        self._made[group] = Made(*told[0])
+        if reserve_again(self._d.pools, group, told[1]):
+            self._d.queue.add_group(group)
 
     def on_remove(self, msg: m.RemoveGroup, frames: list[bytes]) -> None:
         self._remove(msg.group)
@@ -63,7 +82,9 @@ class Groups:
         if self._made.pop(group, None) is None:
             return
         d.queue.remove(group)
-        d.pools.remove_group(group)
+        d.book.drop("group", group)
+        for holder in d.pools.remove_group(group).holders:
+            d.book.drop("seat", holder)
         for r in list(d.residents.by_id.values()):
             strategy = where_of(r.options).strategy
             if isinstance(strategy, InGroup) and strategy.group == group:

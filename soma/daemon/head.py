@@ -6,59 +6,66 @@ What is done on a machine is done by a `Machine`: this process's own in a local 
 
 from __future__ import annotations
 
-import itertools
 import logging
-import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from soma.actors.admission import ClusterQueue, Pools
 from soma.actors.admission.infeasible import why_never
 from soma.actors.placing import amounts, check_options, where_of
 from soma.config import Settings
 from soma.daemon.groups import Groups
+from soma.daemon.ledger import UNWRITTEN, Book
 from soma.daemon.loans import Loans
 from soma.daemon.loop import Loop, PollableWire
-from soma.daemon.orders import Machine, Wanted
+from soma.daemon.orders import Machine
 from soma.daemon.questions import Questions
+from soma.daemon.reserving import Reserving
 from soma.daemon.resident import Resident
 from soma.daemon.residents import Residents
+from soma.daemon.speaking import Speaking
 from soma.daemon.stalls import Stalls
 from soma.errors import DeathCause, ProtocolError
 from soma.ids import ActorId
 from soma.transport import messages as m
-from soma.transport.frames import pack, read
+from soma.transport.frames import read
 from soma.transport.naming import parse
 
 log = logging.getLogger("soma.daemon")
 
 
-class Head:
+GONE = 64
+"""Deaths that a head started again tells once more."""
+
+
+class Head(Speaking, Reserving):
     """`loop.run` returns when the cluster is over; `close` when nothing of it is left."""
 
-    def __init__(self, wire: PollableWire, name: str, cluster: str, settings: Settings) -> None:
-        self.cluster, self.settings = cluster, settings
-        self.machines: dict[str, Machine] = {}
+    def __init__(self, wire: PollableWire, name: str, cluster: str, settings: Settings, book: Book = UNWRITTEN) -> None:
+        Speaking.__init__(self, wire.outlet(name), cluster, book)
+        Reserving.__init__(self, book)
+        self.settings = settings
         self.near: dict[str, str] = {}
         """Node by the tag that names of processes there carry."""
-        self.pools = Pools()
         self._wire = wire
-        self._outlet = wire.outlet(name)
         self._mailbox = wire.mailbox(name)
         self.loop = Loop(self._mailbox, self._on_message)
         self.peers: dict[str, str] = {}
-        self.drivers: set[str] = set()
-        self.listeners: set[str] = set()
-        self._event_number = itertools.count()
         self._complained: set[bytes] = set()
         self.refused = 0
+        self.dealt_with: Callable[[bytes], None] = lambda sender: None
+        """Called after each message with its sender."""
+        self.joined: set[str] = set()
+        """Machines that were told the members' keys: others belong to a cluster whose head was here before."""
+        self.gone: deque[str] = deque()
+        """Peers that died lately."""
+        if book.lasting:
+            self.loop.before_waiting(self.settle)
         self.residents = Residents(self)
         self.loans = Loans(self)
         self.groups = Groups(self)
         self.stalls = Stalls(self)
         self.residents.on_gone = self._on_gone
-        self.queue = ClusterQueue()
-        self._admitted: dict[str, Callable[[Machine], None]] = {}
         self.questions = Questions(self)
         self.handlers: dict[type, Callable[[Any, list[bytes]], None]] = {
             m.Hello: self._on_hello, m.CreateActor: self._on_create, m.Watch: lambda x, _: self.residents.watch(ActorId(x.actor), x.peer),
@@ -79,11 +86,16 @@ class Head:
     def remove(self, node: str, why: str) -> None:
         """A machine is gone, with all that was reserved on it."""
         del self.machines[node]
+        self.awaited.discard(node)
         gone = self.pools.remove_node(node)
+        self.book.drop("node", node)
+        for holder in gone.holders:
+            self.book.drop("seat", holder)
         self.event({"kind": "NodeLost", "node_id": node, "why": why})
         for holder in self.queue.waiting_for_node(node):
             self._refuse(holder)
         for group in gone.groups:
+            self.groups.note(group)
             if group not in self.queue:
                 self.queue.add_group(group)
         self.admit()
@@ -102,40 +114,13 @@ class Head:
         return self.pools.total()
 
     def close(self) -> None:
-        """Stop listening; what was said leaves."""
+        """Stop listening; what was said leaves. (A turn that failed was not said, and is on no record.)"""
         self._mailbox.close()
         self.loop.close()
-        self._outlet.close(0.2)
+        self.outlet.close(0.2)
         self._wire.close()
 
     # -- messages ------------------------------------------------------------------------------------------------------------
-
-    def send(self, peer: str, msg: Any, frames: list[bytes] | None = None) -> None:
-        self._outlet.send(peer, [pack(msg), *(frames or ())])
-
-    def send_packed(self, peer: str, header: bytes) -> None:
-        self._outlet.send(peer, [header])
-
-    def disconnect(self, peer: str) -> None:
-        """Drop the connection to a peer that will not come back."""
-        self._outlet.disconnect(peer)
-
-    def answer(self, peer: str, request: bytes, fields: dict[str, Any] | None = None, *, error: str = "", text: str = "",
-               body: bytes | None = None) -> None:
-        self.send(peer, m.Answer(request, error, text, fields or {}), None if body is None else [body])
-
-    def to_drivers(self, msg: Any) -> None:
-        for driver in self.drivers:
-            self.send(driver + ".s", msg)
-
-    def event(self, fields: dict[str, Any]) -> None:
-        if self.listeners:
-            self.to_listeners(m.Event({**fields, "run_id": self.cluster, "seq": next(self._event_number), "time": time.time()}))
-
-    def to_listeners(self, event: m.Event) -> None:
-        """An event of ours, or one that a process published."""
-        for peer in self.listeners:
-            self.send(peer + ".s", event)
 
     def _on_message(self, frames: list[bytes]) -> None:
         try:
@@ -146,22 +131,27 @@ class Head:
             if frames[0] not in self._complained and len(self._complained) < 256:
                 self._complained.add(frames[0])
                 log.warning("refused a message from %r: %s (further ones from it are only counted)", frames[0][:32], e)
+        self.dealt_with(frames[0])
 
     def _on_hello(self, msg: m.Hello, frames: list[bytes]) -> None:
         self.peers[msg.peer] = msg.role
+        self.book.put("peer", msg.peer, msg.role)
         self.residents.on_hello(msg.peer)
         if msg.role == "driver":
             self.drivers.add(msg.peer)
-            self._outlet.connect(msg.peer + ".s")  # now: at the end there may be no time left for it
+            self.connect(msg.peer + ".s")  # now: at the end there may be no time left for it
 
     def peer_died(self, peer: str) -> None:
         """A process is gone: tell all others, and end what it had created."""
         self.peers.pop(peer, None)
         self.listeners.discard(peer)
+        for table, key in (("peer", peer), ("listener", peer), ("session", peer.encode())):
+            self.book.drop(table, key)
+        self._note_gone(peer)
         for other in self.peers:
             self.send(other + ".s", m.PeerDied(peer))
-        self._outlet.disconnect(peer)
-        self._outlet.disconnect(peer + ".s")
+        self.disconnect(peer)
+        self.disconnect(peer + ".s")
         self.stalls.forget(peer)
         self.loans.peer_died(peer)
         self.groups.peer_died(peer)
@@ -169,11 +159,21 @@ class Head:
             if r.creator == peer and not r.options.get("detached"):
                 self.stop(r, "owner", graceful=False)
 
+    def _note_gone(self, peer: str) -> None:
+        self.book.put("gone", peer, True)
+        self.gone.append(peer)
+        if len(self.gone) > GONE:
+            self.book.drop("gone", self.gone.popleft())
+
     # -- actors --------------------------------------------------------------------------------------------------------------
 
     def _on_create(self, msg: m.CreateActor, frames: list[bytes]) -> None:
         check_options(msg.options, actor=True)
-        if ActorId(msg.actor) in self.residents.by_id:
+        known = self.residents.by_id.get(ActorId(msg.actor))
+        if known is not None and known.creator == msg.creator and msg.request:
+            self.answer(msg.creator, msg.request)  # it asks again, for the head that was asked first died
+            return
+        if known is not None:
             raise ProtocolError(f"actor {msg.actor} exists")
         name, namespace = msg.options.get("name"), msg.options.get("namespace")
         if name and self.residents.find(str(namespace), name) is not None:
@@ -184,25 +184,6 @@ class Head:
         if msg.request:
             self.answer(msg.creator, msg.request)
         self.residents.place(r)
-
-    def when_admitted(self, holder: str, wanted: Wanted, then: Callable[[Machine], None]) -> None:
-        """Reserve, then call `then` with the machine; at once if there is room. ValueError if that could never be."""
-        if self.pools.places(wanted.where) is None:
-            raise ValueError(why_never(self.pools, wanted.amounts, wanted.where))
-        self.queue.add(holder, wanted.amounts, wanted.where, lasting=wanted.lasting, near=wanted.near)
-        self._admitted[holder] = then
-        self.admit()
-
-    def not_admitted(self, holder: str) -> None:
-        """It waits no more."""
-        self.queue.remove(holder)
-        self._admitted.pop(holder, None)
-
-    def admit(self) -> None:
-        """Resources came free, or somebody new wants some."""
-        for holder, node in self.queue.admit(self.pools):
-            if node:  # a placement group has no one machine
-                self._admitted.pop(holder)(self.machines[node])
 
     def node_of(self, peer: str) -> str | None:
         """On which machine a process is, if that is one of ours."""
@@ -222,7 +203,7 @@ class Head:
 
     def _on_gone(self, r: Resident) -> None:
         self.not_admitted(r.holder)
-        self.pools.release(r.holder)
+        self.release(r.holder)
         self.loans.on_gone(r)
         self.admit()
 
@@ -246,12 +227,14 @@ class Head:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
             r.leaving = r.leaving or (msg.reason, msg.exit_code)
+            self.residents.note(r)
             self.send(msg.peer, m.Stop("heard"))
 
     def _on_blocked(self, msg: m.Blocked, frames: list[bytes]) -> None:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
             self.pools.suspend(r.holder)
+            self.note_seat(r.holder)
             self.stalls.blocked(r, msg)
             self.admit()
 
@@ -259,6 +242,7 @@ class Head:
         r = self.residents.of_peer(msg.peer)
         if r is not None:
             self.pools.resume(r.holder)
+            self.note_seat(r.holder)
             self.stalls.unblocked(r, msg.epoch)
 
     def finish(self) -> None:

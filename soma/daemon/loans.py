@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ class Loan:
 
     worker: Resident
     borrower: str
+    request: bytes
+    """What it answered."""
 
 
 class Loans:
@@ -41,19 +44,25 @@ class Loans:
         self._loans: dict[ActorId, Loan] = {}
 
     def ask(self, msg: m.LeaseWorker) -> None:
-        check_options(msg.options, actor=False)
         """Lend a worker as soon as there is room for what it shall run."""
+        check_options(msg.options, actor=False)
         holder = new_hex()
         self._asked[holder] = msg
+        self._d.book.put("asked", msg.request, (msg.peer, msg.options))
         try:
             wanted = Wanted(amounts(msg.options), where_of(msg.options), False, self._d.node_of(msg.peer))
             self._d.when_admitted(holder, wanted, lambda machine: self._lend(holder, machine))
         except ValueError as e:
-            del self._asked[holder]
+            self._forget(holder)
             self._d.answer(msg.peer, msg.request, error="ValueError", text=str(e))
 
-    def _lend(self, holder: str, machine: Machine) -> None:
+    def _forget(self, holder: str) -> m.LeaseWorker:
         msg = self._asked.pop(holder)
+        self._d.book.drop("asked", msg.request)
+        return msg
+
+    def _lend(self, holder: str, machine: Machine) -> None:
+        msg = self._forget(holder)
         worker = self._idle_worker(msg.options, machine)
         if worker is None:
             create = m.CreateActor(b"", new_actor_id(), "", "TaskWorker", {**msg.options, "detached": True}, (), b"")
@@ -63,7 +72,9 @@ class Loans:
         else:
             self._idle.remove(worker)
             worker.holder = holder
-        self._loans[worker.actor] = Loan(worker, msg.peer)
+        self._loans[worker.actor] = Loan(worker, msg.peer, msg.request)
+        self._d.residents.note(worker)
+        self._d.book.put("loan", worker.actor, (msg.peer, msg.request))
         self._d.answer(msg.peer, msg.request, {"actor": worker.actor})
 
     def _idle_worker(self, options: dict[str, Any], machine: Machine) -> Resident | None:
@@ -83,14 +94,16 @@ class Loans:
             self._free(loan)
 
     def _withdraw(self, holder: str) -> None:
-        del self._asked[holder]
+        self._forget(holder)
         self._d.not_admitted(holder)
 
     def _free(self, loan: Loan) -> None:
         worker = loan.worker
         del self._loans[worker.actor]
-        self._d.pools.release(worker.holder)
+        self._d.book.drop("loan", worker.actor)
+        self._d.release(worker.holder)
         worker.holder = ""
+        self._d.residents.note(worker)
         keep = int(self._d.totals.get("CPU", 0)) + KEEP_IDLE
         bound = worker.options["num_gpus"] or _group_of(worker.options)
         if bound or len(self._idle) >= keep or worker.life.phase not in (Phase.READY, Phase.STARTING):
@@ -125,6 +138,7 @@ class Loans:
     def on_gone(self, r: Resident) -> None:
         """A worker died."""
         self._loans.pop(r.actor, None)
+        self._d.book.drop("loan", r.actor)
         if r in self._idle:
             self._idle.remove(r)
 
@@ -136,6 +150,21 @@ class Loans:
         for loan in list(self._loans.values()):
             if loan.borrower == peer:
                 self._d.stop(loan.worker, "owner", graceful=False)
+
+
+    def adopt(self, loans: Mapping[Any, tuple[str, bytes]], asked: Mapping[Any, tuple[str, dict[str, Any]]]) -> None:
+        """What an earlier head lent and was asked for. It says again to whom it lent what: its answer may be lost with it."""
+        for worker in self._d.residents.by_id.values():
+            if not worker.is_worker:
+                continue
+            loan = loans.get(worker.actor)
+            if loan is not None:
+                self._loans[worker.actor] = Loan(worker, *loan)
+                self._d.answer(loan[0], loan[1], {"actor": worker.actor})
+            elif worker.life.phase in (Phase.READY, Phase.STARTING):
+                self._idle.append(worker)
+        for request, (peer, options) in list(asked.items()):
+            self.ask(m.LeaseWorker(bytes(request), peer, options))
 
 
 def _group_of(options: dict[str, Any]) -> str:

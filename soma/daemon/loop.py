@@ -6,10 +6,11 @@ import heapq
 import itertools
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from soma.transport.endpoint import Mailbox, Outlet
+from soma.transport.endpoint import Mailbox, Outlet, Waker
 
 
 class PollableMailbox(Mailbox, Protocol):
@@ -37,13 +38,18 @@ class Loop:
         self._order = itertools.count()
         self._over = False
         self._eager: list[Callable[[], None]] = []
+        self._soon: deque[Callable[[], None]] = deque()
+        self._waker = Waker()
         self._selector.register(mailbox.fileno(), selectors.EVENT_READ, None)
+        self._selector.register(self._waker.fd, selectors.EVENT_READ, lambda fd: self._waker.clear())
 
     def run(self) -> None:
         while not self._over:
             self.read_all()
             for fn in self._eager:
                 fn()
+            while self._soon:
+                self._soon.popleft()()
             if self._over:
                 break
             for key, _ in self._selector.select(self._until_next_timer()):
@@ -61,6 +67,12 @@ class Loop:
     def stop(self) -> None:
         """What is at hand is the last. Also from a signal handler."""
         self._over = True
+        self._waker.set()
+
+    def soon(self, fn: Callable[[], None]) -> None:
+        """Call `fn` next. From a signal handler or another thread: a wait that a signal interrupts would simply go on."""
+        self._soon.append(fn)
+        self._waker.set()
 
     def now(self) -> float:
         return time.monotonic()
@@ -80,6 +92,10 @@ class Loop:
         self._selector.register(fd, selectors.EVENT_READ, None)
         self._eager.append(fn)
 
+    def before_waiting(self, fn: Callable[[], None]) -> None:
+        """`fn` is called whenever everything at hand was dealt with."""
+        self._eager.append(fn)
+
     def watches(self, fd: int) -> bool:
         return fd in self._selector.get_map()
 
@@ -89,3 +105,4 @@ class Loop:
 
     def close(self) -> None:
         self._selector.close()
+        self._waker.close()

@@ -22,7 +22,8 @@ def main() -> None:
     channel, told = read_told(int(sys.argv[1]))
     os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")  # threads do not survive the fork anyway
     logging.basicConfig(format="%(asctime)s %(name)s %(levelname)s %(message)s", level=logging.INFO)
-    for name in ("numpy", "zmq", "cloudpickle", "soma.actors.process", "soma.actors.pool", *told["preload"]):
+    for name in ("numpy", "zmq", "cloudpickle", "soma.actors.process", "soma.actors.pool", "soma.transport.network", "soma.transport.place",
+                 *told["preload"]):
         __import__(name)
     from soma.daemon.spawner import Spawner
 

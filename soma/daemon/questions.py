@@ -80,6 +80,7 @@ class Questions:
                 d.answer(msg.peer, msg.request, body=json.dumps(d.groups.rows()).encode())
             case "events":
                 d.listeners.add(msg.peer)
+                d.book.put("listener", msg.peer, True)
                 d.answer(msg.peer, msg.request)
             case "shutdown":
                 for machine in d.machines.values():

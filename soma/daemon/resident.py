@@ -1,13 +1,16 @@
-"""One actor of the cluster, as its head keeps it."""
+"""One actor of the cluster, as its head keeps it, and as it writes it down."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
+from soma.actors.lifecycle import Phase
 from soma.actors.placing import amounts
 from soma.actors.supervisor import Life
+from soma.config import Settings
 from soma.daemon.orders import Exit, Machine
 from soma.daemon.reaping import death_cause
 from soma.errors import DeathCause
@@ -76,3 +79,40 @@ class Resident:
         if self.leaving is not None and os.WIFEXITED(status):
             return DeathCause(self.leaving[0], exit_code=os.WEXITSTATUS(status), pid=pid, stderr_tail=tail)
         return death_cause(pid, status, memory_was_high=exit.memory_was_high, rss=exit.max_rss, stderr_tail=tail)
+
+
+# -- on record ----------------------------------------------------------------------------------------------------------------
+
+
+def told_actor(r: Resident) -> tuple[Any, ...]:
+    """What never changes of an actor."""
+    return r.creator, r.class_name, r.options, r.info, r.is_worker
+
+
+def told_life(r: Resident) -> tuple[Any, ...]:
+    """What became of it until now."""
+    life = r.life
+    return (life.phase.value, life.incarnation, life.restarts, tuple(map(astuple, life.history)), tuple(life._deaths),
+            (r.holder, r.node, r.has_process, r.address, r.pid, r.cores, _told(r.ending), r.leaving, r.stopped, r.init_error, _told(r.last),
+             r.last_begun))
+
+
+def read_resident(actor: str, asked: tuple[Any, ...], life: tuple[Any, ...], settings: Settings) -> tuple[Resident, str]:
+    """The actor, and on which node it is; it has no machine yet."""
+    creator, class_name, options, info, is_worker = asked
+    phase, incarnation, restarts, history, deaths, rest = life
+    lived = Life(int(options.get("max_restarts", 0)), settings.restart_intensity, settings.restart_period, Phase(phase), incarnation,
+                 restarts, tuple(DeathCause(*cause) for cause in history), deque(deaths))
+    r = Resident(ActorId(actor), creator, class_name, options, info, lived, is_worker)
+    r.holder, node, r.has_process, r.address, r.pid, r.cores, ending, r.leaving, r.stopped, init_error, last, r.last_begun = rest
+    r.ending, r.last = _read(ending), _read(last)
+    r.init_error = None if init_error is None else (init_error[0], list(init_error[1]))
+    return r, node
+
+
+def _told(cause: DeathCause | None) -> tuple[Any, ...] | None:
+    return None if cause is None else astuple(cause)
+
+
+def _read(told: tuple[Any, ...] | None) -> DeathCause | None:
+    return None if told is None else DeathCause(*told)

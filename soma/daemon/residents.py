@@ -15,7 +15,8 @@ from soma.actors.lifecycle import Phase
 from soma.actors.placing import where_of
 from soma.actors.supervisor import Life
 from soma.daemon.orders import Exit, Machine, Order, Wanted
-from soma.daemon.resident import Resident
+from soma.daemon.resident import Resident, told_actor
+from soma.daemon.watching import Watching
 from soma.errors import DeathCause
 from soma.ids import ActorId
 from soma.transport import messages as m
@@ -30,16 +31,13 @@ ENVIRONMENT_TIMEOUT = 600.0
 """Seconds more that a constructor may take whose process has to make an environment first."""
 
 
-class Residents:
+class Residents(Watching):
     """All of them, by id, by name and by peer."""
 
     def __init__(self, head: Head) -> None:
-        self._d = head
-        self.by_id: dict[ActorId, Resident] = {}
+        super().__init__(head)
         self._by_peer: dict[str, Resident] = {}
         self._names: dict[tuple[str, str], Resident] = {}
-        self._early_watchers: dict[ActorId, set[str]] = {}
-        self._tombs: dict[ActorId, Resident] = {}
         self.on_gone: Callable[[Resident], None] = lambda r: None
 
     def of_peer(self, peer: str) -> Resident | None:
@@ -50,7 +48,7 @@ class Residents:
 
     def called(self, text: str) -> Resident | None:
         """The one, alive or not long dead, of this name or with an id that begins so; None if there are none or several."""
-        every = [*self.by_id.values(), *self._tombs.values()]
+        every = [*self.by_id.values(), *self.tombs.values()]
         named = [r for r in every if r.options.get("name") == text]
         found = named or [r for r in every if len(text) >= 4 and r.actor.startswith(text)]
         return found[0] if len(found) == 1 or named else None
@@ -63,11 +61,25 @@ class Residents:
         life = Life(int(msg.options.get("max_restarts", 0)), s.restart_intensity, s.restart_period)
         r = Resident(ActorId(msg.actor), msg.creator, msg.class_name, msg.options, msg.info, life, is_worker)
         r.holder = "" if is_worker else r.actor
-        r.watchers = self._early_watchers.pop(r.actor, set())
+        r.watchers = self.early_watchers.pop(r.actor, set())
         self.by_id[r.actor] = r
         if r.options.get("name"):
             self._names[r.options["namespace"], r.options["name"]] = r
+        if self._d.book.lasting:
+            self._d.book.put("actor", r.actor, told_actor(r))
+        self.note(r)
         return r
+
+    def adopt(self, r: Resident) -> None:
+        """One of an earlier head's."""
+        if r.life.phase is Phase.DEAD:
+            self.bury_again(r)
+            return
+        self.by_id[r.actor] = r
+        if r.options.get("name") and r.life.phase is not Phase.STOPPING:
+            self._names[str(r.options["namespace"]), r.options["name"]] = r
+        if r.has_process:
+            self._by_peer[r.peer] = r
 
     def place(self, r: Resident) -> None:
         """Have it started where there is room for it, as soon as there is."""
@@ -86,6 +98,7 @@ class Residents:
         r.stopped, r.address, r.machine, r.has_process = False, "", machine, True
         r.unsaid.clear()
         self._by_peer[peer := r.peer] = r
+        self.note(r)
         o = r.options
         order = Order(r.actor, incarnation, r.class_name, r.label, r.creator, o.get("payload", b""), o.get("namespace", ""),
                       float(o.get("num_cpus", 1)), int(o.get("memory") or 0), r.is_worker, d.pools.gpus_of(r.holder), o.get("env", {}),
@@ -96,8 +109,12 @@ class Residents:
             why = f"{type(e).__name__}: {e}"
             d.loop.after(0.0, lambda: self.on_failed(peer, why))
             return
-        patience = d.settings.init_timeout + (ENVIRONMENT_TIMEOUT if order.environment else 0.0)
-        d.loop.after(patience, lambda: self._init_timeout(r, incarnation, patience))
+        self.await_constructor(r)
+
+    def await_constructor(self, r: Resident) -> None:
+        incarnation = r.life.incarnation
+        patience = self._d.settings.init_timeout + (ENVIRONMENT_TIMEOUT if r.options.get("environment") else 0.0)
+        self._d.loop.after(patience, lambda: self._init_timeout(r, incarnation, patience))
 
     def _init_timeout(self, r: Resident, incarnation: int, patience: float) -> None:
         if r.life.phase is Phase.STARTING and r.life.incarnation == incarnation:
@@ -111,7 +128,10 @@ class Residents:
 
     def on_spawned(self, peer: str, pid: int, cores: tuple[int, ...]) -> None:
         r = self._by_peer[peer]
+        if r.pid == pid:
+            return  # an earlier head heard it
         r.pid, r.cores = pid, cores
+        self.note(r)
         self._event(r, "ActorStarted", pid=pid, restarts=r.life.restarts)
 
     def on_stopped(self, peer: str, *, stopped: bool) -> None:
@@ -119,6 +139,7 @@ class Residents:
         r = self._by_peer.get(peer)
         if r is not None:
             r.stopped = stopped
+            self.note(r)
             self._event(r, "ActorStopped" if stopped else "ActorContinued", pid=r.pid)
 
     def on_failed(self, peer: str, why: str) -> None:
@@ -136,11 +157,12 @@ class Residents:
                 self._d.peer_died(r.address)
                 self._d.peers[peer] = "actor"
             r.address = peer
+            self.note(r)
             for message in r.unsaid:
                 self._d.send_packed(peer, message)
             r.unsaid.clear()
 
-    def _say(self, r: Resident, message: Any) -> None:
+    def say(self, r: Resident, message: Any) -> None:
         """Send something to its process, now or as soon as that is reached."""
         if r.address:
             self._d.send(r.address, message)
@@ -153,35 +175,10 @@ class Residents:
             return
         if msg.error:
             r.init_error = (msg.error, frames)
-            self._say(r, m.Stop("heard"))
+            self.say(r, m.Stop("heard"))
         elif r.life.constructed():
-            self._tell(r)
-
-    # -- watching --------------------------------------------------------------------------------------------------------------
-
-    def watch(self, actor: ActorId, peer: str) -> None:
-        r = self.by_id.get(actor) or self._tombs.get(actor)
-        if r is None:
-            self._early_watchers.setdefault(actor, set()).add(peer)
-            return
-        r.watchers.add(peer)
-        if r.life.phase in (Phase.READY, Phase.DEAD):
-            self._d.send(peer, self._update(r), self._update_frames(r))
-
-    def _update(self, r: Resident) -> m.ActorUpdate:
-        cause = dataclasses.astuple(r.last) if r.last and r.life.phase is not Phase.READY else ()
-        short = [dataclasses.astuple(dataclasses.replace(c, stderr_tail="", detail=c.detail[:500])) for c in r.life.history]
-        return m.ActorUpdate(r.actor, max(0, r.life.incarnation), r.life.phase.value, cause, tuple(short), r.address)
-
-    def _update_frames(self, r: Resident) -> list[bytes]:
-        if r.life.phase is Phase.READY:
-            return []
-        return [r.last_begun, *(r.init_error[1] if r.init_error else [])]
-
-    def _tell(self, r: Resident) -> None:
-        update, frames = self._update(r), self._update_frames(r)
-        for peer in r.watchers:
-            self._d.send(peer, update, frames)
+            self.tell(r)
+        self.note(r)
 
     def _event(self, r: Resident, kind: str, **more: Any) -> None:
         self._d.event({"kind": kind, "actor_id": r.actor, "class_name": r.class_name, "name": r.options.get("name"),
@@ -193,6 +190,7 @@ class Residents:
         """Kill its process, if it has one. Whether it comes again is `Life`'s decision when the process is gone."""
         if r.ending is None:
             r.ending = why
+            self.note(r)
         if r.has_process and r.machine is not None:
             r.machine.kill(r.peer)
 
@@ -202,12 +200,14 @@ class Residents:
             return
         self._free_name(r)  # at once: its name may be given again while it still ends
         had_process = r.life.stop()
+        self.note(r)
         why = DeathCause(reason, pid=r.pid)
         if not had_process:
             self._buried(r, why)
         elif graceful:
-            self._say(r, m.Stop(reason))
+            self.say(r, m.Stop(reason))
             r.leaving = r.leaving or (reason, 0)
+            self.note(r)
         else:
             self.end(r, why)
 
@@ -228,17 +228,19 @@ class Residents:
         r.unsaid.clear()
         cause, pause = r.life.died(cause, d.loop.now())
         r.last = cause
+        self.note(r)
         d.pools.resume(r.holder)
+        d.note_seat(r.holder)
         d.peer_died(address or r.peer)
         self._event(r, "ActorDied", reason=cause.reason, signal=cause.signal, exit_code=cause.exit_code, pid=pid)
         if pause is None:
             self._buried(r, cause)
             return
-        self._tell(r)
+        self.tell(r)
         self._event(r, "ActorRestarted", restarts=r.life.restarts)
-        d.loop.after(pause, lambda: self._again(r))
+        d.loop.after(pause, lambda: self.again(r))
 
-    def _again(self, r: Resident) -> None:
+    def again(self, r: Resident) -> None:
         if r.life.phase is not Phase.RESTARTING:
             return
         if r.holder in self._d.pools and r.machine is not None:
@@ -258,11 +260,8 @@ class Residents:
         self._free_name(r)
         if r.machine is not None:
             r.machine.forget(r.actor)
-        self._tombs[r.actor] = r
-        while len(self._tombs) > 10_000:
-            self._tombs.pop(next(iter(self._tombs)))
-        self._tell(r)
-        r.watchers.clear()
+        self.tell(r)
+        self.entomb(r)
         self.on_gone(r)
 
     def _free_name(self, r: Resident) -> None:

@@ -14,6 +14,7 @@ from soma.actors.waits import WaitGraph, explain
 from soma.daemon.orders import Box
 from soma.ids import ActorId
 from soma.transport import messages as m
+from soma.transport.frames import pack
 
 if TYPE_CHECKING:
     from soma.daemon.head import Head
@@ -32,6 +33,8 @@ class Stalls:
     def blocked(self, r: Resident, msg: m.Blocked) -> None:
         """`r` waits for the calls in `msg.on`."""
         self._waits[r.actor] = msg
+        if self._d.book.lasting:
+            self._d.book.put("blocked", r.actor, pack(msg))
         self._graph.block(r.actor, frozenset(str(actor) for actor, _ in msg.on), msg.epoch, "all" if msg.every else "any")
         if self._graph.cycle_through(r.actor) is not None:
             self._d.loop.after(CONFIRM, lambda: self._confirm(r, msg.epoch))
@@ -40,11 +43,13 @@ class Stalls:
         self._graph.unblock(r.actor, epoch)
         if r.actor in self._waits and self._waits[r.actor].epoch == epoch:
             del self._waits[r.actor]
+            self._d.book.drop("blocked", r.actor)
 
     def forget(self, peer: str) -> None:
         actor = peer.split(".")[0]
         self._graph.forget(actor)
         self._waits.pop(actor, None)
+        self._d.book.drop("blocked", actor)
 
     def _confirm(self, r: Resident, epoch: int) -> None:
         cycle = self._stands(r, epoch)

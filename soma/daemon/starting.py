@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from soma.actors.placing import marks
+from soma.daemon.estate import forget
 from soma.daemon.gate import create_token, state_dir
 from soma.daemon.joining import join, known_head
 from soma.daemon.sentinel import Sentinel, wait_all
@@ -28,14 +29,18 @@ TOKEN_LASTS = 3600.0
 """Seconds that the token which `soma start` prints is good for."""
 
 
-def start_head(bind: str, *, namespace: str | None, heartbeat: float, grace: float) -> Started:
-    """A head at this address; `told` has "address", "token", "pid". ClusterError says why not."""
+def start_head(bind: str, *, namespace: str | None, heartbeat: float, grace: float, fresh: bool = False) -> Started:
+    """A head at this address; `told` has "address", "token", "pid". ClusterError says why not.
+
+    If a head died there it goes on with that one's cluster ("continued" in `told`), unless `fresh`.
+    """
     check_endpoint(bind, curve=True)
     if not 0 < 3 * heartbeat < grace:
         raise ValueError(f"heartbeat={heartbeat:g}, grace={grace:g}: more than three heartbeats, which are more than 0 s")
     settings = {"num_cpus": 0.0, "num_gpus": 0.0, "memory": 0, "object_store_memory": 2 << 30, "namespace": namespace or "default",
                 "resources": {}, "preload": []}
-    started = _start("soma.daemon.head_process", {"bind": bind, "settings": settings, "heartbeat": heartbeat, "grace": grace})
+    started = _start("soma.daemon.head_process", {"bind": bind, "settings": settings, "heartbeat": heartbeat, "grace": grace,
+                                                 "fresh": fresh})
     token = create_token(state_dir(), key_of(started.told["public"]), "node", time.time() + TOKEN_LASTS, None)
     started.told["token"] = token.text()
     return started
@@ -70,7 +75,7 @@ def here() -> list[tuple[Path, Place, int]]:
 
 
 def stop_here(timeout: float) -> int:
-    """End them, politely and then not; how many there were."""
+    """End them, politely and then not; how many there were. What heads left that died is not needed any more."""
     running = here()
     with contextlib.ExitStack() as stack:
         sentinels = [stack.enter_context(Sentinel(pid)) for _, _, pid in running]
@@ -84,6 +89,7 @@ def stop_here(timeout: float) -> int:
     while any(path.exists() for path, _, _ in running if path.exists() and owners(path)) and time.monotonic() < deadline:
         os.sched_yield()
     remove_stale()
+    forget(state_dir())
     return len(running)
 
 

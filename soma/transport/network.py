@@ -18,6 +18,7 @@ from soma.transport.endpoint import ZmqMailbox
 from soma.transport.naming import SIDE, located, parse, tcp_address
 from soma.transport.network_mailbox import NetworkMailbox
 from soma.transport.network_outlet import NetworkOutlet, Ways
+from soma.transport.receiving import Receiving
 from soma.transport.security import check_endpoint
 from soma.transport.tending import Tending, Told
 
@@ -55,8 +56,9 @@ class NetworkWire:
         """Handshakes that failed at our mailboxes."""
         return self._tending.rejected
 
-    def claim(self, base: str) -> str:
-        """Bind the mailboxes `base` and `base.s`, for this machine and for others; their full name.
+    def claim(self, base: str, ports: tuple[int, int] = (0, 0), receiving: type[Receiving] = Receiving) -> str:
+        """Bind the mailboxes `base` and `base.s`, for this machine and for others; their full name. `ports`: which, if not any two;
+        `receiving`: how the first one keeps its sessions.
 
         Raises:
             ClusterError: the name is taken, or this machine's address cannot be bound.
@@ -64,9 +66,9 @@ class NetworkWire:
         """
         if any(c.base == base for c in self._claimed.values()):
             raise ClusterError(f"cannot bind {base}: the name is taken")
-        main = self._bound(base, base)
+        main = self._bound(base, base, ports[0])
         try:
-            side = self._bound(base, base + SIDE)
+            side = self._bound(base, base + SIDE, ports[1])
         except BaseException:
             main.close()
             raise
@@ -74,18 +76,18 @@ class NetworkWire:
         for box, whole in ((main, name), (side, name + SIDE)):
             place = parse(whole)
             assert place is not None
-            box.open_as(place.mailbox)
+            box.open_as(place.mailbox, receiving if box is main else Receiving)
             self._claimed[whole] = box
         if base == DAEMON and not self._network.head:
             self._aliases |= {DAEMON: name, DAEMON + SIDE: name + SIDE}
         return name
 
-    def _bound(self, base: str, file: str) -> _Claimed:
+    def _bound(self, base: str, file: str, port: int) -> _Claimed:
         path = None
         if self._directory is not None:
             path = f"ipc://{self._directory}/{file}"
             check_endpoint(path, curve=False)
-        address = tcp_address(_bindable(self._network.host), "*")
+        address = tcp_address(_bindable(self._network.host), port or "*")
         check_endpoint(address, curve=True)
         box = _Claimed(self._context, path, base, self._tending)
         box.listen(address, self._public, self._secret)
@@ -101,6 +103,10 @@ class NetworkWire:
         address = f"ipc://{self._directory}/{name}"
         check_endpoint(address, curve=False)
         return ZmqMailbox(self._context, address)
+
+    def received(self, name: str) -> Receiving:
+        """The sessions of a mailbox that was claimed."""
+        return self._claimed[name].received
 
     def outlet(self, name: str) -> NetworkOutlet:
         ways = Ways(self._directory, self._network.tag, self._public, self._secret, self._aliases)

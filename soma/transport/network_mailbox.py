@@ -7,8 +7,8 @@ for both: libzmq copies a socket's options when it binds.
 from __future__ import annotations
 
 import functools
+import select
 import time
-from collections import deque
 from typing import Any
 
 import zmq
@@ -24,7 +24,8 @@ HEARTBEAT_MS = 1000
 SILENCE_MS = 3000
 """After so long without a sign of the other machine a connection is broken."""
 
-_NOBLOCK, _MORE, _RCVMORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.RCVMORE)
+_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
+_EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
 class NetworkMailbox(ZmqMailbox):
@@ -34,7 +35,13 @@ class NetworkMailbox(ZmqMailbox):
         super().__init__(context, address)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)  # who connects again is the same peer: libzmq would refuse it for a while
         self._receiving = Receiving("")
-        self._queue: deque[list[Any]] = deque()
+        self._held: list[Any] | None = None
+        """A message that `poll` has read already."""
+        self._dry = False
+        """libzmq has nothing for us, and has heard of nothing since: its descriptor will tell."""
+        self._poller = select.poll()
+        self._poller.register(int(self._socket.getsockopt(zmq.FD)), select.POLLIN)
+        self._poller.register(self._waker.fd, select.POLLIN)
         self._send = functools.partial(zmq.backend.Socket.send, self._socket)
         self.port = 0
 
@@ -60,50 +67,62 @@ class NetworkMailbox(ZmqMailbox):
         self._bind(address)
         self.port = int(s.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
 
-    def open_as(self, name: str) -> None:
+    def open_as(self, name: str, receiving: type[Receiving] = Receiving) -> None:
         """Say which mailbox this is; sessions that mean another one are refused."""
-        self._receiving = Receiving(name, room=room)
+        self._receiving = receiving(name, room=room)
 
     def poll(self, timeout: float | None) -> bool:
+        """As ever; `zmq_poll` would make a dozen system calls where one or two do."""
         end = None if timeout is None else time.monotonic() + timeout
-        while not self._queue:
-            if not super().poll(timeout):
-                return False
-            self._read()
+        while self._held is None:
+            if self._dry or not self.ready():
+                woken = self._poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
+                if not woken:
+                    return False
+                if len(woken) == 1 and woken[0][0] == self._waker.fd:
+                    self._waker.clear()
+                    return False
+            self._held = self.take_nowait()
             if end is not None:
                 timeout = max(0.0, end - time.monotonic())
         return True
 
     def take(self) -> list[bytes]:
-        return self._queue.popleft()
+        taken, self._held = self._held, None
+        assert taken is not None
+        return taken
 
     def take_nowait(self) -> list[bytes] | None:
+        message, self._held = self._held, None
+        self._dry = False
         try:
-            while not self._queue:
-                self._read()
+            while message is None:
+                message = self._read()
         except zmq.Again:
+            self._dry = True
             return None
-        return self._queue.popleft()
+        return message
 
     def ready(self) -> bool:
-        return bool(self._queue) or super().ready()
+        self._dry = not int(self._get(_EVENTS)) & _POLLIN
+        return self._held is not None or not self._dry
 
-    def _read(self) -> None:
-        """Take one message off the socket: nothing, or one more in the queue, comes of it."""
-        recv, get = self._recv, self._get
-        parts: list[Any] = [recv(_NOBLOCK)]
-        while get(_RCVMORE):
-            if len(parts) == 2 and len(parts[1]) == HEADER_BYTES and parts[1][0] == MARK and parts[1][1] == CHUNK:
-                chunk: Any = recv(_NOBLOCK, False)
-                parts.append(chunk.buffer)  # it is copied to where it belongs, once
-            else:
-                parts.append(recv(_NOBLOCK))
-        if len(parts) < 2 or len(parts[1]) != HEADER_BYTES or parts[1][0] != MARK:
-            self._queue.append(parts)
-            return
-        message, answer = self._receiving.receive(parts[1], parts[2:])
-        if message is not None:
-            self._queue.append(message)
+    def _read(self) -> list[Any] | None:
+        """Take what is next off the socket. A message, or None if it was a piece that makes none yet."""
+        recv = self._recv
+        label: Any = recv(_NOBLOCK)
+        frame: Any = recv(_NOBLOCK, False)  # behind a label there is always one; and to ask a frame for more is the fastest way
+        header = frame.bytes
+        is_piece = len(header) >= HEADER_BYTES and header[0] == MARK
+        frames: list[Any] = []
+        while frame.more:
+            frame = recv(_NOBLOCK, False)
+            # the bytes of a chunk are copied to where they belong, once
+            frames.append(frame.buffer if is_piece and header[1] == CHUNK and not frames else frame.bytes)
+        if not is_piece:
+            return [label, header, *frames]
+        message, answer = self._receiving.receive(header, frames)
         if answer is not None:
-            self._send(parts[0], _MORE)
-            self._send(answer[0], _NOBLOCK)
+            self._send(label, _MORE)
+            self._send(answer[0], _NOBLOCK)  # that may take the sign that something came: who reads on does so until there is nothing
+        return message

@@ -6,6 +6,7 @@ machines acknowledge is read by whoever sends next, and by the wire's thread.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import ipaddress
 import socket as sockets
@@ -129,9 +130,7 @@ class NetworkOutlet(ZmqOutlet):
                     return  # it is gone
                 self._connect(peer)
                 far = self._far[peer]
-            pieces = far.sending.send(frames)
-            if pieces:
-                self._push(far, pieces)
+            self._push(far, far.sending.send(frames))
             if int(self._get(_EVENTS)) & _POLLIN:
                 self._drain()
 
@@ -141,8 +140,9 @@ class NetworkOutlet(ZmqOutlet):
         try:
             for made in pieces:
                 send(label, _MORE)
-                for frame in made[:-1]:
-                    send(frame, _MORE)
+                if len(made) > 1:
+                    for frame in made[:-1]:
+                        send(frame, _MORE)
                 send(made[-1], _NOBLOCK)
         except zmq.ZMQError as e:
             if e.errno != zmq.EHOSTUNREACH:
@@ -243,15 +243,15 @@ class NetworkOutlet(ZmqOutlet):
     @property
     def unsettled(self) -> bool:
         """Whether `remind` has something to do."""
-        return any(far.sending.state in (State.OPENING, State.DOWN) for far in list(self._far.values()))
+        return any(far.sending.unsettled for far in list(self._far.values()))
 
     def remind(self) -> None:
         """Ask those again that have not answered; make a connection anew that libzmq has given up."""
         with self._lock:
             for peer, far in self._far.items():
-                if self._socket.closed or far.sending.state not in (State.OPENING, State.DOWN):
+                if self._socket.closed or not far.sending.unsettled:
                     continue
-                if not self._push(far, [far.sending.opening()]):
+                if not self._push(far, far.sending.again()):
                     self._hang_up(far)
                     far.tries += 1
                     far.label = f"{peer} {far.tries}".encode()  # the old label is taken until libzmq has cleaned up
@@ -278,11 +278,9 @@ class NetworkOutlet(ZmqOutlet):
 
 def _resolved(host: str) -> str:
     """An address for a host; libzmq would look it up in its only thread."""
-    try:
+    with contextlib.suppress(ValueError):
         ipaddress.ip_address(host)
         return host
-    except ValueError:
-        pass
     try:
         return str(sockets.getaddrinfo(host, None, type=sockets.SOCK_STREAM)[0][4][0])
     except OSError:

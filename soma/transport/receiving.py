@@ -13,7 +13,25 @@ from typing import Any
 
 from soma.config import LIMITS, Limits
 from soma.errors import ProtocolError
-from soma.transport.pieces import ACK, AGAIN, BEGIN, CHUNK, GONE, OPEN, RESET, WHOLE, Frame, Piece, piece, read_lengths, read_piece
+from soma.transport.image import fill
+from soma.transport.pieces import (
+    ACK,
+    AGAIN,
+    BEGIN,
+    CHUNK,
+    GONE,
+    HEADER_BYTES,
+    OPEN,
+    RESET,
+    SMALL,
+    WHOLE,
+    Frame,
+    Piece,
+    piece,
+    read_lengths,
+    read_piece,
+    read_small,
+)
 
 
 class _Incomplete:
@@ -38,7 +56,7 @@ class _Incomplete:
         frame, size = self._frames[self._index], len(part)
         if not 0 < size <= len(frame) - self._at:
             raise ProtocolError("a piece of a large message is empty, or longer than what is missing")
-        frame[self._at:self._at + size] = part
+        fill(frame, self._at, part)
         self._at += size
         self._left -= size
         return None if self._left else [bytes(f) if len(f) <= self._small else f.toreadonly() for f in self._frames]
@@ -97,16 +115,21 @@ class Receiving:
             return None, self._out_of_order(stream, number)
         stream.expected = number + 1
         stream.messages += 1
-        if kind == WHOLE and stream.incomplete is None:
-            for frame in frames:
-                stream.bytes += len(frame)
-            message: list[Any] | None = [stream.sender, *frames]
-        else:
-            try:
+        message: list[Any] | None
+        try:
+            if kind == SMALL and stream.incomplete is None and not frames:
+                stream.bytes += len(header)
+                message = [stream.sender, *read_small(header)]
+            elif len(header) != HEADER_BYTES:
+                raise ProtocolError("there is something behind the header of a piece")
+            elif kind == WHOLE and stream.incomplete is None:
+                stream.bytes += sum(map(len, frames))
+                message = [stream.sender, *frames]
+            else:
                 message = self._in_chunks(stream, kind, frames)
-            except ProtocolError as e:
-                self._forget(stream)
-                return None, self._refuse(RESET, session, e)
+        except ProtocolError as e:
+            self._forget(stream)
+            return None, self._refuse(RESET, session, e)
         if stream.messages >= self._limits.ack_messages or stream.bytes >= self._limits.ack_bytes:
             stream.messages = stream.bytes = 0
             return message, self._answer(ACK, session, stream.expected)

@@ -18,7 +18,25 @@ from enum import Enum
 
 from soma.config import LIMITS, Limits
 from soma.errors import ObjectTooLargeError
-from soma.transport.pieces import ACK, AGAIN, BEGIN, CHUNK, GONE, OPEN, RESET, WHOLE, Frame, Piece, is_piece, lengths, piece, read_piece
+from soma.transport.pieces import (
+    ACK,
+    AGAIN,
+    BEGIN,
+    CHUNK,
+    GONE,
+    OPEN,
+    RESET,
+    SMALL_BYTES,
+    SMALL_FRAMES,
+    WHOLE,
+    Frame,
+    Piece,
+    is_piece,
+    lengths,
+    piece,
+    read_piece,
+    small,
+)
 
 _Entry = tuple[int, int, Piece, bool]
 """(number, size, piece, whether it is the last of its message)"""
@@ -35,10 +53,14 @@ class State(Enum):
     """Another process lives at that address now: everything is dropped."""
 
 
+_FLOWING, _GONE = State.FLOWING, State.GONE  # to look one up in its class costs as much as the rest of a line
+
+
 class Sending:
     """The sender's side of a session, of the outlet `me` to the mailbox `peer`. What its methods return goes to the socket, in order."""
 
-    __slots__ = ("_checked", "_flight", "_limits", "_names", "_next", "_session", "_waiting", "flying", "lost", "state", "unacknowledged")
+    __slots__ = ("_answered", "_checked", "_flight", "_limits", "_names", "_next", "_session", "_waiting", "flying", "lost", "state",
+                 "unacknowledged")
 
     def __init__(self, me: str, peer: str, *, checked: bool = False, limits: Limits = LIMITS) -> None:
         self._names, self._checked, self._limits = (me.encode(), peer.encode()), checked, limits
@@ -46,12 +68,24 @@ class Sending:
         self._waiting: deque[_Entry] = deque()
         self._session, self._next = _new_session(), 0
         self.state = State.FLOWING
+        self._answered = False
+        """The mailbox has said something in this session."""
         self.flying = 0
         """Bytes that were sent and not acknowledged."""
         self.unacknowledged = 0
         """Bytes that are kept in case they have to be sent again; what waits to be sent is among them."""
         self.lost = 0
         """Messages that perhaps never arrived: the mailbox forgot or refused the session, or is gone."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the mailbox has to be asked again (`again`) if it says nothing for a while."""
+        return self.state is State.OPENING or self.state is State.DOWN or (
+            self.state is State.FLOWING and not self._answered and bool(self._flight))
+
+    def again(self) -> list[Piece]:
+        """Ask once more. The first pieces of a session are trusted to arrive, but a connection can swallow them."""
+        return self.up() if self.state is State.FLOWING else [self.opening()]
 
     def opening(self) -> Piece:
         """The first piece on a connection."""
@@ -63,14 +97,9 @@ class Sending:
         Raises:
             ObjectTooLargeError: it is larger than any receiver would take.
         """
-        kept: list[Frame] = []
-        size = 0
-        for frame in frames:
-            if type(frame) is not bytes:
-                frame = _kept(frame)
-            kept.append(frame)
-            size += len(frame)
-        if self.state is State.GONE:
+        kept = [frame if type(frame) is bytes else _kept(frame) for frame in frames]
+        size = sum(map(len, kept))
+        if self.state is _GONE:
             self.lost += 1
             return ()
         if size > self._limits.chunk_bytes:
@@ -78,9 +107,12 @@ class Sending:
             return self.pump()
         number = self._next
         self._next = number + 1
-        made = piece(WHOLE, self._session, number, kept, checked=self._checked)
+        if size <= SMALL_BYTES and 0 < len(kept) <= SMALL_FRAMES:
+            made = small(self._session, number, kept, checked=self._checked)
+        else:
+            made = piece(WHOLE, self._session, number, kept, checked=self._checked)
         self.unacknowledged += size
-        if self.state is State.FLOWING and not self._waiting and self.flying < self._limits.flight_bytes:
+        if self.state is _FLOWING and not self._waiting and self.flying < self._limits.flight_bytes:
             self._flight.append((number, size, made, True))
             self.flying += size
             return (made,)
@@ -155,6 +187,7 @@ class Sending:
             return self.up()
         if session != self._session:
             return []
+        self._answered = True
         if kind == ACK and self._first() <= number <= self._next:
             self._acknowledged(number)
             if self.state is State.OPENING:
@@ -181,7 +214,7 @@ class Sending:
         self.lost += sum(last for _, _, _, last in (*self._flight, *self._waiting))
         self._flight.clear()
         self._waiting.clear()
-        self._session, self._next, self.flying, self.unacknowledged = _new_session(), 0, 0, 0
+        self._session, self._next, self.flying, self.unacknowledged, self._answered = _new_session(), 0, 0, 0, False
         if gone:
             self.state = State.GONE
         elif self.state is not State.DOWN:

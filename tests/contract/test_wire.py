@@ -265,6 +265,25 @@ def test_take_nowait_takes_what_is_there(wire: Wire) -> None:
     assert box.take_nowait() is None
 
 
+def test_a_wait_sees_what_was_left_of_many(wire: Wire) -> None:
+    """Readers stop when they have enough, whether they found the mailbox empty before or not."""
+    box, out = wire.mailbox("b"), wire.outlet("a")
+    for take in (box.take_nowait, lambda: box.recv(0)):
+        assert take() is None
+        for n in range(20):
+            out.send("b", [b"%d" % n])
+        got: list[bytes] = []
+        while len(got) < 5:
+            frames = take()
+            got += [frames[1]] if frames is not None else []
+        while len(got) < 20:
+            frames = box.recv(LONG)
+            assert frames is not None
+            got.append(frames[1])
+        assert got == [b"%d" % n for n in range(20)]
+        assert not box.poll(0)
+
+
 def test_two_mailboxes_get_their_own(wire: Wire) -> None:
     one, two, out = wire.mailbox("one"), wire.mailbox("two"), wire.outlet("a")
     for i in range(50):

@@ -38,8 +38,14 @@ class Coordinator:
     # -- a head's own life ---------------------------------------------------------------------------------------------------
 
     @classmethod
-    def restore(cls, entries: Iterable[Entry], patience: float = PATIENCE) -> Coordinator:
-        """As the journal tells it. The first thing to do with it is `begin`."""
+    def restore(cls, entries: Iterable[Entry], patience: float = PATIENCE, again: frozenset[str] = frozenset()) -> Coordinator:
+        """As the journal tells it. The first thing to do with it is `begin`.
+
+        Args:
+            again: processes that were ordered and never said to have begun, whose orders are known: if its node has none of one, the
+                order did not arrive, and is given again. (A node lists what it has until its end is confirmed, and that comes after
+                `Removed`. So the journal must have been written in time: a power cut may take that away, a death of the head not.)
+        """
         self = cls(0, patience)
         for entry in entries:
             match entry:
@@ -51,7 +57,7 @@ class Coordinator:
                 case NodeGone(node, incarnation):
                     self.nodes.setdefault(node, NodeRecord(node, incarnation)).gone = True
                 case Placed(key, node, incarnation):
-                    self._place(Placement(key, node, incarnation, restored=True))
+                    self._place(Placement(key, node, incarnation, restored=key not in again))
                 case Doomed(key):
                     self._doom(self.placements[key])
                 case Removed(key):

@@ -110,6 +110,14 @@ def test_what_a_dead_head_left_is_found(left: estate.Estate, tmp_path: Path, bin
     assert not list((state / "clusters").iterdir())
 
 
+def test_what_another_version_left_is_not_guessed_at(left: estate.Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left.close()
+    monkeypatch.setattr(estate, "FORMAT", "2")
+    with pytest.raises(ClusterError, match="another version"):
+        estate.take_over(tmp_path / "state", "tcp://127.0.0.1:4321")
+    assert estate.forget(tmp_path / "state") == 1
+
+
 def test_a_state_directory_of_several_machines(left: estate.Estate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Locks may not reach from one to another."""
     left.close()

@@ -17,7 +17,24 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from soma.config import GIB, LIMITS, MIB
 from soma.errors import ObjectTooLargeError, ProtocolError
 from soma.transport.image import Image, room
-from soma.transport.pieces import ACK, AGAIN, BEGIN, CHUNK, GONE, HEADER, HEADER_BYTES, MARK, OPEN, RESET, WHOLE, is_piece, piece
+from soma.transport.pieces import (
+    ACK,
+    AGAIN,
+    BEGIN,
+    CHUNK,
+    GONE,
+    HEADER,
+    HEADER_BYTES,
+    MARK,
+    OPEN,
+    RESET,
+    SMALL_BYTES,
+    SMALL_FRAMES,
+    WHOLE,
+    is_piece,
+    piece,
+)
+from soma.transport.pieces import SMALL as IN_ONE
 from soma.transport.receiving import Receiving
 from soma.transport.sessions import Sending, State
 
@@ -144,7 +161,7 @@ class BetweenChecked(Between):
     def flips(self, where: int, data: Any) -> None:
         target = self.there[where % len(self.there)]
         frame = data.draw(st.integers(0, len(target) - 1))
-        if not target[frame] or (frame == 0 and where % HEADER_BYTES == 0):  # the mark itself: then it is no piece at all
+        if not target[frame] or (frame == 0 and where % len(target[0]) == 0):  # the mark itself: then it is no piece at all
             return
         changed = bytearray(target[frame])
         changed[where % len(changed)] ^= 1 << where % 8
@@ -198,7 +215,43 @@ RULES: list[Any] = [
     pytest.param([(BEGIN,)], id="a beginning of no frame"),
     pytest.param([(ACK,)], id="an answer to a mailbox"),
     pytest.param([(99, b"x")], id="an unknown kind"),
+    pytest.param([(IN_ONE,)], id="a small message of no frame"),
+    pytest.param([(IN_ONE, b"x")], id="a small message with a frame behind it"),
+    pytest.param([(BEGIN, lengths(4)), (IN_ONE,)], id="a small message in between"),
 ]
+
+
+def packed(count: int, rest: bytes, kind: int = IN_ONE) -> bytes:
+    return HEADER.pack(MARK, kind, 0, count, 7, 0, 0) + rest
+
+
+@pytest.mark.parametrize("header", [
+    pytest.param(packed(0, b"x"), id="no frame"),
+    pytest.param(packed(SMALL_FRAMES + 1, bytes(4 * SMALL_FRAMES)), id="too many frames"),
+    pytest.param(packed(255, bytes(2000)), id="far too many frames"),
+    pytest.param(packed(3, bytes(7)), id="half a length"),
+    pytest.param(packed(2, struct.pack("<I", 5) + b"four"), id="shorter than it says"),
+    pytest.param(packed(3, struct.pack("<II", 2**32 - 1, 2**32 - 1) + b"four"), id="eight gigabytes"),
+    pytest.param(packed(1, b"x", WHOLE), id="something behind the header of a message"),
+    pytest.param(packed(1, b"x", BEGIN), id="something behind the header of a beginning"),
+])
+def test_small_messages_that_break_the_rules(header: bytes) -> None:
+    box = opened()
+    assert box.receive(header, []) == (None, piece(RESET, 7, 0)) and box.refused == 1
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=SMALL_FRAMES + 2), st.booleans())
+def test_small_messages_are_one_frame(frames: list[bytes], checked: bool) -> None:
+    sender, box = Sending("me", "you", checked=checked), Receiving("you", checked=checked)
+    (header, *names), ((first, *rest),) = sender.opening(), sender.send(frames)
+    box.receive(header, names)
+    assert len(rest) == (0 if len(frames) <= SMALL_FRAMES else len(frames))
+    assert box.receive(first, rest) == ([b"me", *frames], None)
+
+
+def test_larger_messages_are_not_copied_into_one_frame() -> None:
+    large, (made,) = bytes(SMALL_BYTES), Sending("me", "you").send([b"header", bytes(SMALL_BYTES)])
+    assert made[1:] == [b"header", large]
 
 
 @pytest.mark.parametrize("pieces", RULES)
