@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import ipaddress
+import secrets
 import socket as sockets
 import threading
 import time
@@ -72,6 +73,8 @@ class NetworkOutlet(ZmqOutlet):
         self._name, self._ways, self._tending, self._told = name, ways, tending, told
         self._recv = functools.partial(zmq.backend.Socket.recv, self._socket)
         self._get = functools.partial(zmq.backend.Socket.get, self._socket)
+        self._life = f"{local_name(name)}.{secrets.token_hex(8)}".encode()
+        """What far sockets know us by; who we are, OPEN says. A process that takes our name when we are dead is not taken for us."""
         self._far: dict[str, _Far] = {}
         self._labels: dict[bytes, str] = {}
         self._places: dict[str, Located | None] = {}
@@ -161,6 +164,7 @@ class NetworkOutlet(ZmqOutlet):
             s.setsockopt(zmq.HEARTBEAT_IVL, 0)
             s.setsockopt(zmq.RECONNECT_IVL_MAX, 0)
             s.setsockopt(zmq.MAXMSGSIZE, -1)
+            s.setsockopt(zmq.IDENTITY, self._name.encode())
             return super()._connect(peer)
         address = tcp_address(_resolved(place.host), place.port)
         far = self._far[peer] = _Far(Sending(self._name, place.mailbox), address, peer.encode())
@@ -179,6 +183,7 @@ class NetworkOutlet(ZmqOutlet):
         s.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         s.setsockopt(zmq.MAXMSGSIZE, 1024)  # nothing but answers comes back
         s.setsockopt(zmq.IPV6, int("[" in far.address))
+        s.setsockopt(zmq.IDENTITY, self._life)
         s.setsockopt(zmq.CONNECT_ROUTING_ID, far.label)
         s.connect(far.address)
         self._labels[far.label] = peer
