@@ -40,6 +40,8 @@ DIRECTION = {
 BETTER = {  # where the docstring, written for readers of the code, does not serve those of the page
     "CreateActor": "Make an actor. `options` says what it needs (see below); the class and its arguments stay with the creator.",
     "Unblocked": "The wait of that epoch is over: the sender takes its CPU again.",
+    "Answer": "Answer to a question, the daemon's or to the daemon. `error` is \"\" or an exception's name, with its `text`; a body may "
+              "follow. With an empty `request` a head that was started again asks for every question that waits to be asked once more.",
     "Ask": "A question with a plain answer; see below.",
 }
 
