@@ -39,7 +39,7 @@ _failed = pytest.StashKey[bool]()
 
 # No deadline: on two cores, shared with real processes, any would be flaky.
 _common: dict[str, Any] = {"deadline": None, "print_blob": True, "suppress_health_check": [HealthCheck.too_slow]}
-settings.register_profile("default", max_examples=200, **_common)
+settings.register_profile("default", max_examples=120, **_common)
 settings.register_profile("nightly", max_examples=10_000, **_common)
 PROFILE = os.environ.get("SOMA_TEST_PROFILE", "default")
 settings.load_profile(PROFILE)
@@ -98,17 +98,42 @@ class Held:
                 and self.descriptors <= other.descriptors and self.files <= other.files)
 
 
+_seen: dict[tuple[int, bytes], bool] = {}
+"""Whether a process, by pid and start time, inherited this session's mark: looked at once, for this runs twice for each test."""
+
+
 def started_here() -> list[psutil.Process]:
     """Our descendants, and processes that inherited this session's mark and lost their parent."""
-    found = set(psutil.Process().children(recursive=True))
-    mark = os.environ[MARK]
-    for process in psutil.process_iter():
+    if not os.path.isdir("/proc/self"):
+        return psutil.Process().children(recursive=True)  # type: ignore[no-any-return]
+    mark = f"{MARK}={os.environ[MARK]}".encode()
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for name in os.listdir("/proc"):
+        if not name.isdecimal():
+            continue
         try:
-            if process.pid != os.getpid() and process.uids().real == os.getuid() and process.environ().get(MARK) == mark:
-                found.add(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+            with open(f"/proc/{name}/stat", "rb") as f:
+                fields = f.read().rpartition(b")")[2].split()
+            pid, key = int(name), (int(name), fields[19])
+            parents[pid] = int(fields[1])
+            if key not in _seen:
+                with open(f"/proc/{name}/environ", "rb") as f:
+                    _seen[key] = mark in f.read().split(b"\0")
+            if _seen[key]:
+                found.add(pid)
+        except (OSError, IndexError):
             continue  # gone meanwhile, or not ours to look at: then it is none of our descendants either
-    return sorted(found, key=lambda p: p.pid)
+    ours = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
+        ours |= more
+    processes = []
+    for pid in sorted((found | ours) - {os.getpid()}):
+        try:
+            processes.append(psutil.Process(pid))
+        except psutil.NoSuchProcess:
+            continue  # it ended
+    return processes
 
 
 def children_of(process: psutil.Process) -> list[psutil.Process]:

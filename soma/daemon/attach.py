@@ -65,7 +65,6 @@ def _attached(address: str, joined: Joined, namespace: str | None, object_store_
         data = data_pair(welcome)
         place = Place(welcome.cluster, "", own_host(address), welcome.head, address, text_of(joined.head_key), text_of(data.public),
                       text_of(data.secret))
-    only_installed()
     settings = welcome.settings
     identity = Identity(f"d-{new_hex()}", "driver", place.node, namespace or str(settings["namespace"]), {})
     wire = NetworkWire(directory, network(place.host, directory, place.data, welcome.head))
@@ -94,6 +93,7 @@ class AttachedRuntime(Runtime):
         super().__init__(wire, identity, arena, elastic=True)
         self.linger = GOODBYE
         self._joined, self._owns_directory = joined, owns_directory
+        self._undo_by_value = only_installed()
         self._over = threading.Event()
         self._ending = threading.Lock()
         self._undo_interrupts = self.interrupts.guard_ctrl_c(self.mailbox.wake_fd())
@@ -126,6 +126,7 @@ class AttachedRuntime(Runtime):
         if not self._ending.acquire(blocking=False):
             return
         self._undo_interrupts()
+        self._undo_by_value()
         self._over.set()
         if threading.current_thread() is not self._thread:
             self._thread.join()

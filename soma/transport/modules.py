@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import cloudpickle
 
 _decided: set[str] = {"__main__", "builtins"}
-_elsewhere: list[bool] = []
+_elsewhere: list[set[str]] = []
+"""While other machines take part: the modules that travel by value only for that."""
 
 
-def only_installed() -> None:
-    """From now on only what is installed travels by name: other machines do not have this program's own directories."""
-    _elsewhere.append(True)
+def only_installed() -> Callable[[], None]:
+    """Until the function that this returns is called, only what is installed travels by name: other machines do not have this
+    program's own directories."""
+    mine: set[str] = set()
+    _elsewhere.append(mine)
+
+    def undo() -> None:
+        if mine in _elsewhere:
+            _elsewhere.remove(mine)
+            for name in mine:
+                _decided.discard(name)
+                if (module := sys.modules.get(name)) is not None:
+                    cloudpickle.unregister_pickle_by_value(module)
+
+    return undo
 
 
 def by_value_where_needed(name: Any) -> None:
@@ -28,17 +42,20 @@ def by_value_where_needed(name: Any) -> None:
         return
     _decided.add(name)
     module = sys.modules.get(name)
-    if isinstance(module, ModuleType) and not _importable(name, module):
+    if not isinstance(module, ModuleType):
+        return
+    if not _importable(name, module):
+        cloudpickle.register_pickle_by_value(module)
+    elif _elsewhere and not _is_everywhere(name, module):
+        _elsewhere[-1].add(name)
         cloudpickle.register_pickle_by_value(module)
 
 
 def _importable(name: str, module: ModuleType) -> bool:
     top, _, rest = name.partition(".")
-    if top in sys.stdlib_module_names or top == "soma":
+    if top in sys.stdlib_module_names:
         return True
     file = getattr(module, "__file__", None)
-    if _elsewhere and file is not None and not _installed(file):
-        return False
     if file is None and rest:  # made by its package while that is imported, e.g. torch.ops
         return _importable(top, sys.modules.get(top, module))
     found, path = "", None
@@ -51,8 +68,11 @@ def _importable(name: str, module: ModuleType) -> bool:
     return file is None or spec.origin is None or os.path.realpath(spec.origin) == os.path.realpath(file)
 
 
-def _installed(file: str) -> bool:
-    """Whether it lies where packages are installed to."""
+def _is_everywhere(name: str, module: ModuleType) -> bool:
+    """Whether it lies where packages are installed to, or is Python's or soma's own."""
+    top, file = name.partition(".")[0], getattr(module, "__file__", None)
+    if top in sys.stdlib_module_names or top == "soma" or file is None:
+        return True
     return any(part in ("site-packages", "dist-packages") for part in os.path.realpath(file).split(os.sep))
 
 

@@ -44,8 +44,8 @@ class Actor:
         return "never"
 
 
-PAIRS = [("node", "driver"), ("node", "head"), ("head", "actor"),
-         *(pytest.param(pair, marks=pytest.mark.slow) for pair in (("node", "actor"), ("head", "driver"), ("actor", "driver")))]
+PAIRS = [("node", "driver"), ("node", "head"), *(pytest.param(pair, marks=pytest.mark.slow) for pair in (
+    ("head", "actor"), ("node", "actor"), ("head", "driver"), ("actor", "driver")))]
 
 
 @pytest.fixture
