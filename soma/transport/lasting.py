@@ -31,7 +31,7 @@ class Lasting(Receiving):
     def resume(self, sender: bytes, session: int, number: int) -> None:
         """All below `number` of this session was settled by an earlier process."""
         self._streams[session] = _Stream(sender, session, number)
-        self._by_sender[sender] = session
+        self._by_sender.setdefault(sender, []).append(session)
         self._done[session] = number
 
     def settled(self, mark: Mark) -> None:

@@ -95,7 +95,8 @@ class Receiving:
                  room: Callable[[int], memoryview] = lambda size: memoryview(bytearray(size))) -> None:
         self._me, self._checked, self._limits, self._room = me.encode(), checked, limits, room
         self._streams: dict[int, _Stream] = {}
-        self._by_sender: dict[bytes, int] = {}
+        self._by_sender: dict[bytes, list[int]] = {}
+        """Sessions by who opened them, the latest last: at most two, for who took a dead one's name may be heard before what that left."""
         self.refused = self.duplicates = self.corrupt = 0
         self.why: ProtocolError | None = None
 
@@ -175,17 +176,21 @@ class Receiving:
         return self._answer(ACK, session, stream.expected)
 
     def _meet(self, sender: bytes, session: int) -> _Stream:
-        before = self._streams.get(self._by_sender.get(sender, 0))
-        if before is not None:
-            self._forget(before)
+        known = self._by_sender.get(sender, [])
+        if len(known) > 1:
+            self._forget(self._streams[known[0]])
         while len(self._streams) >= self._limits.sessions:
             self._forget(next(iter(self._streams.values())))
-        self._by_sender[sender] = session
+        self._by_sender.setdefault(sender, []).append(session)
         stream = self._streams[session] = _Stream(sender, session)
         return stream
 
     def _forget(self, stream: _Stream) -> None:
-        del self._streams[stream.session], self._by_sender[stream.sender]
+        del self._streams[stream.session]
+        known = self._by_sender[stream.sender]
+        known.remove(stream.session)
+        if not known:
+            del self._by_sender[stream.sender]
 
     def _refuse(self, kind: int, session: int, why: ProtocolError) -> Piece:
         self.refused += 1

@@ -187,7 +187,7 @@ time.sleep(60)
 
 
 def test_a_node_and_a_driver_are_killed_meanwhile(fleet: Restartable) -> None:
-    """They are lost once their grace is over: who may restarts elsewhere, who may not is over, and
+    """They are lost once their grace is over, also if the head died again at once: who may restarts elsewhere, who may not is over, and
     what the driver made ends but for what it detached."""
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, fleet.address], stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
@@ -202,6 +202,8 @@ def test_a_node_and_a_driver_are_killed_meanwhile(fleet: Restartable) -> None:
         driver.wait(20)
         os.kill(fleet.nodes["two"], signal.SIGKILL)
         reap(fleet.nodes["two"])
+        fleet.start_head()
+        fleet.kill_head()
         fleet.start_head()
         assert not any(map(gone, pids))
         with pytest.raises(ActorDiedError, match="machine") as died:

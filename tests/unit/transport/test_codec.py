@@ -25,6 +25,7 @@ from hypothesis.extra import numpy as hnp
 from soma.errors import ArgumentNotSerializableError, DecodeError, NotSerializableError, ResultNotSerializableError
 from soma.transport import codec, faults, tensors
 from soma.transport.codec import decode, encode, encode_call, size_of
+from soma.transport.modules import only_installed
 
 
 def trip(value: Any) -> Any:
@@ -298,6 +299,22 @@ def test_modules_that_cannot_be_imported_travel_by_value(tmp_path: Path, monkeyp
     packed = encode(soma_test_sibling.Voice())
     assert b"hey" not in packed.body, "what can be imported travels by name"
     assert run(RECEIVE, stdin=packed.body).strip() == b"hey"
+
+
+def test_what_is_not_installed_travels_by_value_while_other_machines_take_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "soma_test_beside.py").write_text("class Voice:\n    def shout(self): return word\nword = 'hey'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import soma_test_beside  # type: ignore[import-not-found]
+
+    undo = only_installed()
+    try:
+        packed = encode(soma_test_beside.Voice())
+        assert b"hey" in packed.body and run(RECEIVE, stdin=packed.body).strip() == b"hey"
+        assert b"ndarray" not in encode(Path("x")).body and len(encode(np.int64).body) < 100, "what is installed still goes by name"
+    finally:
+        undo()
+    assert b"hey" not in encode(soma_test_beside.Voice()).body
+    undo()  # once more does nothing
 
 
 def test_torch_and_numpy_are_not_imported_for_plain_values() -> None:

@@ -354,6 +354,19 @@ def test_a_mailbox_remembers_only_so_many_sessions() -> None:
     assert give(box, WHOLE, 0, b"x", session=199)[0] == [b"s99", b"x"]
 
 
+def test_what_a_dead_one_left_does_not_stop_who_took_its_name() -> None:
+    """Two connections are read in turns: the pieces of the dead one may come after the first of its successor."""
+    dead, successor, box = Sending("me", "you"), Sending("me", "you"), Receiving("you")
+    left = [dead.opening(), *dead.send([b"old"])]
+    fresh = [successor.opening(), *successor.send([b"one"]), *successor.send([b"two"]), *successor.send([b"three"])]
+    got = [box.receive(header, frames)[0] for header, *frames in (*fresh[:2], *left, *fresh[2:])]
+    assert got == [None, [b"me", b"one"], None, [b"me", b"old"], [b"me", b"two"], [b"me", b"three"]]
+    for _ in range(5):  # and not every dead one is remembered
+        header, *frames = Sending("me", "you").opening()
+        box.receive(header, frames)
+    assert box.receive(*[(h, f) for h, *f in dead.send([b"older"])][0]) == (None, None)
+
+
 def test_what_no_receiver_takes_is_refused_before_it_is_kept() -> None:
     sender = Sending("me", "you", limits=SMALL)
     with pytest.raises(ObjectTooLargeError, match="4097 bytes"):
