@@ -45,7 +45,7 @@ def find_uv() -> str:
     with contextlib.suppress(ModuleNotFoundError, FileNotFoundError):  # not installed here, or without its program
         from uv import find_uv_bin
 
-        return find_uv_bin()
+        return str(find_uv_bin())
     found = shutil.which("uv")
     if found is None:
         raise EnvironmentBuildError(MISSING)

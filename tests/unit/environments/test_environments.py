@@ -149,7 +149,7 @@ MAKES = f"""if True:
 
 
 def maker(root: Path, *, wait: bool = False) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", MAKES.replace("{wait}", "yes" if wait else ""), str(root)], stdin=subprocess.PIPE,
+    return subprocess.Popen([sys.executable, "-P", "-c", MAKES.replace("{wait}", "yes" if wait else ""), str(root)], stdin=subprocess.PIPE,
                             stdout=subprocess.PIPE, text=True)
 
 
