@@ -50,7 +50,9 @@ class Worker:
         return float(x.sum())
     def give(self):
         return self.held
-    def nap(self, seconds):
+    def nap(self, seconds, sign=None):
+        if sign is not None:
+            open(sign, "w").close()
         time.sleep(seconds)
         return "rested"
     def through(self, other, n):

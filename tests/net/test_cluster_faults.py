@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import hosts as network
 import pytest
@@ -43,13 +44,17 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_an_actor_is_killed(moment: str, well: Machines) -> None:
+def test_an_actor_is_killed(moment: str, well: Machines, tmp_path: Path) -> None:
     """Its callers hear why; a restartable one comes back; others do not notice."""
     call, _ = MOMENTS[moment]
+    sign = tmp_path / "begun"  # hosts share the files; a call that has not begun would be made again
+    call = call.replace("nap.remote(30)", f"nap.remote(30, {str(sign)!r})")
     with well.driver() as driver:
         driver.ask("victim, other = on('h1', max_restarts=1).remote(50_000_000), on('h1').remote()")
         pid = driver.ask("soma.get(victim.pid.remote(), timeout=10)")
         driver.ask(f"ref = {call or None}; again = other.nap.remote(1)")
+        if "nap" in call:
+            until(sign.exists, 5, "the call has begun")
         killed = kill(pid)
         if call:
             found = driver.ask("outcome(ref)")
