@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import pytest
@@ -40,16 +40,19 @@ class Fleet:
         return started.told
 
 
+F = TypeVar("F", bound=Fleet)
+
+
 @contextmanager
-def made(directory: Path, patience: float = 20.0) -> Iterator[Fleet]:
+def made(directory: Path, patience: float = 20.0, *, kind: type[F] = Fleet, grace: float = GRACE) -> Iterator[F]:  # type: ignore[assignment]
     """A fleet with keys and state of its own below `directory`; whatever a test did to it, nothing is left of it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOMA_KEYS", str(directory / "keys"))
         patch.setenv("SOMA_STATE", str(directory / "state"))
         patch.delenv("SOMA_TOKEN", raising=False)
-        head = starting.start_head("tcp://127.0.0.1:0", namespace=None, heartbeat=HEARTBEAT, grace=GRACE)
+        head = starting.start_head("tcp://127.0.0.1:0", namespace=None, heartbeat=HEARTBEAT, grace=grace)
         head.process.returncode = 0
-        fleet = Fleet(head.told["address"], head.told["token"], head.told["pid"], {}, patience)
+        fleet = kind(head.told["address"], head.told["token"], head.told["pid"], {}, patience)
         try:
             fleet.join("one")
             fleet.join("two")

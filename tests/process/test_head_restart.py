@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fleets import Fleet, gone, reap, resume, until
+from fleets import HEARTBEAT, Fleet, gone, made, reap, until
 
 import soma
 from soma.daemon import starting
@@ -24,7 +24,7 @@ from soma.errors import ActorDiedError, ClusterError
 from soma.util.placement_group import placement_group
 from soma.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-HEARTBEAT, GRACE = 0.2, 5.0
+GRACE = 5.0
 
 
 class Restartable(Fleet):
@@ -43,25 +43,9 @@ class Restartable(Fleet):
 
 
 @pytest.fixture
-def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restartable]:
-    monkeypatch.setenv("SOMA_KEYS", str(tmp_path / "keys"))
-    monkeypatch.setenv("SOMA_STATE", str(tmp_path / "state"))
-    monkeypatch.delenv("SOMA_TOKEN", raising=False)
-    head = starting.start_head("tcp://127.0.0.1:0", namespace=None, heartbeat=HEARTBEAT, grace=GRACE)
-    head.process.returncode = 0
-    fleet = Restartable(head.told["address"], head.told["token"], head.told["pid"], {})
-    try:
-        fleet.join("one")
-        fleet.join("two")
+def fleet(tmp_path: Path) -> Iterator[Restartable]:
+    with made(tmp_path, kind=Restartable, grace=GRACE) as fleet:
         yield fleet
-    finally:
-        if soma.is_initialized():
-            soma.shutdown()
-        for pid in (*fleet.nodes.values(), fleet.head):
-            resume(pid)
-        starting.stop_here(10)
-        for pid in (*fleet.nodes.values(), fleet.head):
-            reap(pid)
 
 
 @soma.remote
