@@ -116,9 +116,16 @@ class Caller:
         if self._sharing.is_dead(peer):
             return  # the news that settles or repeats this call is on its way
         deadline = None if call.deadline is None else max(0, int((call.deadline - time.monotonic()) * 1000))
+        try:
+            frames = to_frames(call.parcel, port.arena, peer, port.outlet.near(peer))
+        except SomaError as error:  # no more leases, or too much for another machine
+            link.settle(call.call_id)
+            self.settle_all(call, error)
+            self._done(link, call)
+            return
         notes = self._sharing.register(call.parcel.notes, peer) if call.parcel.notes else ()
         header = m.Call(call.call_id, port.me, call.method, -1 if call.streams else len(call.returns), call.attempt, deadline, notes)
-        port.outlet.send(peer, [pack(header), *to_frames(call.parcel, port.arena, peer, port.outlet.near(peer))])
+        port.outlet.send(peer, [pack(header), *frames])
 
     def _flow(self, link: Link) -> None:
         for call in link.flow():

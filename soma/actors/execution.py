@@ -177,8 +177,14 @@ class Executor:
         with port.lock:
             if sharing.is_dead(caller):
                 return
+            try:
+                frames = to_frames(kept, port.arena, caller, port.outlet.near(caller))
+            except SomaError as error:  # no more leases, or too much for another machine
+                if not last:
+                    raise  # then the call fails by it
+                kept, index, status = Parcel(encode(describe(error, self.label)).body), 0, m.ERROR
+                frames = to_frames(kept, None, caller)
             notes = sharing.register(kept.notes, caller)
-            frames = to_frames(kept, port.arena, caller, port.outlet.near(caller))
         port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, notes)), *frames])
 
     def _parcel(self, value: Any, path: str) -> Parcel:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from fleets import Fleet, gone, made, reap, until
 
 import soma
 from soma.daemon import starting
-from soma.errors import ActorDiedError, ClusterError, ClusterLostError, DeadlockError, PlacementError, SecurityError
+from soma.errors import ActorDiedError, ClusterError, ClusterLostError, DeadlockError, ObjectTooLargeError, PlacementError, SecurityError
+from soma.transport import values
 from soma.util.placement_group import placement_group, remove_placement_group
 from soma.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
@@ -58,6 +60,14 @@ class Counter:
     def through(self, other: Any, k: int) -> int:
         found: int = soma.get(other.add.remote(k), timeout=10)
         return found
+
+    def give_much(self) -> np.ndarray:
+        values.LIMITS = replace(values.LIMITS, message_bytes=1 << 20)
+        return np.ones(1_000_000)
+
+    def items(self) -> Iterator[Any]:
+        yield 1
+        yield np.ones(1_000_000)
 
     def there_and_back(self, other: Any, me: Any) -> int:
         """Waits for a call of `other` that waits for a call of this one."""
@@ -109,6 +119,27 @@ def test_everything_that_works_on_one_machine_works_on_two(well: Fleet) -> None:
         Counter.options(name="known", lifetime="detached", tags=("two",)).remote()
         soma.get(soma.get_actor("known").add.remote(1), timeout=10)
         soma.kill(soma.get_actor("known"))
+
+
+def test_what_is_too_large_for_another_machine_is_an_error_and_no_wait(well: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real limit is 4 GiB; here it is made small, at the sender alone."""
+    with soma.init(well.address):
+        actors = {name: on(name) for name in ("one", "two")}
+        far = next(a for a in actors.values() if soma.get(a.where.remote(), timeout=10)[1] != soma.get_runtime_context().get_node_id())
+        x = np.ones(1_000_000)
+        with monkeypatch.context() as patch:
+            patch.setattr(values, "LIMITS", replace(values.LIMITS, message_bytes=1 << 20))
+            refs = [far.bump.remote(x), far.add.remote(1)]
+            with pytest.raises(ObjectTooLargeError, match="other machines"):
+                soma.get(refs[0], timeout=5)
+            assert soma.get(refs[1], timeout=5) == 1
+        with pytest.raises(ObjectTooLargeError, match="other machines"):
+            soma.get(far.give_much.remote(), timeout=5)
+        items = far.items.options(num_returns="streaming").remote()
+        assert soma.get(next(items), timeout=5) == 1
+        with pytest.raises(ObjectTooLargeError, match="other machines"):
+            soma.get(next(items), timeout=5)
+        assert soma.get(far.add.remote(1), timeout=5) == 2
 
 
 def test_calls_in_order_and_none_twice_across_machines(well: Fleet) -> None:
