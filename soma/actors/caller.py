@@ -54,8 +54,8 @@ class Caller:
 
     @property
     def backlog(self) -> bool:
-        """Calls wait here for room: somebody must read replies."""
-        return any(link.waiting for link in self._links.values())
+        """Calls wait here for room: somebody must read replies. Asked by the pump while other threads make links."""
+        return any(link.waiting for link in list(self._links.values()))
 
     def submit(self, info: HandleInfo, method: MethodSpec, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Any:
         returns = options.num_returns
@@ -286,7 +286,10 @@ class Caller:
                 self.settle_all(waiting, TaskCancelledError(f"{waiting.label or waiting.method} was cancelled before it was sent"))
                 self._done(link, waiting)
                 return None
-            link.sent[call_id].force_cancelled = force
+            call = link.sent.get(call_id)
+            if call is None:  # its actor died, and its callers are being told right now, the one who asks among them
+                return None
+            call.force_cancelled = force
             self._port.outlet.send(side(link.peer), [pack(m.Cancel(call_id))])
             return link
 

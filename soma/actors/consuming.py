@@ -32,8 +32,8 @@ class Consumer:
 
     @property
     def awaited(self) -> bool:
-        """A callback waits for an item: somebody must read the mailbox."""
-        return any(s.waiters for s in self._streams.values())
+        """A callback waits for an item: somebody must read the mailbox. Asked by the pump while other threads open streams."""
+        return any(s.waiters for s in list(self._streams.values()))
 
     def open(self, call: Pending, producer: str) -> ObjectRefGenerator[Any]:
         with self._port.lock:

@@ -169,9 +169,10 @@ class Executor:
             port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, ()))])
             job.replied = job.replied or last
             return
-        job.replied = job.replied or last
         if kept.block is None and not kept.notes:
-            port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, ())), *to_frames(kept, None, caller)])
+            frames = to_frames(kept, None, caller)
+            job.replied = job.replied or last
+            port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, ())), *frames])
             return
         sharing = self.runtime.sharing
         with port.lock:
@@ -185,6 +186,7 @@ class Executor:
                 kept, index, status = Parcel(encode(describe(error, self.label)).body), 0, m.ERROR
                 frames = to_frames(kept, None, caller)
             notes = sharing.register(kept.notes, caller)
+        job.replied = job.replied or last  # not before: what fails until here is answered with that error
         port.outlet.send(caller, [pack(m.Reply(job.call.call_id, index, status, last, notes)), *frames])
 
     def _parcel(self, value: Any, path: str) -> Parcel:

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import ctypes
 import functools
 import inspect
-import os
 import signal
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -21,6 +18,7 @@ from typing import Any
 
 from soma.actors.context import CALL, Interrupted, LeaveActor
 from soma.actors.execution import Executor, Job
+from soma.actors.interrupts import take_back
 from soma.actors.refs import ObjectRef
 from soma.transport import messages as m
 
@@ -46,14 +44,15 @@ class Serial:
 
     def cancel(self, call_id: bytes) -> None:
         """From the side thread: interrupt the call if it runs; a queued one is dropped when its turn comes."""
-        self._x.runtime.inbox.wake()
         if self._running == call_id and self._main is not None:
             signal.pthread_kill(self._main, INTERRUPT)
+        self._x.runtime.inbox.wake()  # after it: a signal that comes just before a wait does not end the wait
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         running = self._running
         if running is not None and self._in_user_code and self._x.is_cancelled(running):
-            if self._x.runtime.interrupts.put_off(number, frame):
+            if self._x.runtime.interrupts.protects(frame):
+                self._x.runtime.interrupts.later(functools.partial(self.cancel, running))
                 return
             self._in_user_code = False
             raise Interrupted
@@ -121,18 +120,16 @@ class Threaded:
         finally:
             with self._guard:
                 self._threads.pop(call_id, None)
-                _raise_in(me, None)  # one that was on its way comes too late
+                take_back(me)  # one that was on its way comes too late
 
     def cancel(self, call_id: bytes) -> None:
         """Raises in the call's thread at its next bytecode: C code that never returns cannot be interrupted there."""
-        while True:
-            with self._guard:
-                thread = self._threads.get(call_id)
-                if thread is None or not self._x.runtime.interrupts.protects(sys._current_frames().get(thread)):
-                    if thread is not None:
-                        _raise_in(thread, Interrupted)
-                    break
-            os.sched_yield()  # it handles a message: in a moment it does not
+        interrupts = self._x.runtime.interrupts
+        with self._guard:
+            thread = self._threads.get(call_id)
+            if thread is not None and not interrupts.raise_in(thread, Interrupted):
+                interrupts.later(functools.partial(self.cancel, call_id))  # it handles a message: in a moment it does not
+                return
         self._x.runtime.inbox.wake()  # it may wait there
 
     def loop(self) -> None:
@@ -147,11 +144,6 @@ class Threaded:
         self._x.runtime.inbox.wake()
 
 
-def _raise_in(thread: int, what: type[BaseException] | None) -> None:
-    """Raise in a thread as soon as it runs Python code; None takes back what it did not come to raise."""
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None if what is None else ctypes.py_object(what))
-
-
 class Async:
     """Coroutines on one event loop in the main thread; another thread reads the mailbox."""
 
@@ -162,6 +154,8 @@ class Async:
         self._limits.update({g: asyncio.Semaphore(n) for g, n in groups.items()})
         self._group_of = group_of
         self._tasks: dict[bytes, asyncio.Task[None]] = {}
+        self._begun: set[bytes] = set()
+        """Of these, which may be cancelled: one that is cancelled before its first step would never run, nor answer."""
         self._left: asyncio.Future[None] = self._loop.create_future()
         self._credit = asyncio.Event()
         self.stopping = False
@@ -172,18 +166,23 @@ class Async:
     def _start(self, job: Job) -> None:
         task = self._loop.create_task(self._run(job))
         self._tasks[job.call.call_id] = task
-        task.add_done_callback(lambda _: self._tasks.pop(job.call.call_id, None))
+        task.add_done_callback(lambda _: self._ended(job.call.call_id))
+
+    def _ended(self, call_id: bytes) -> None:
+        self._tasks.pop(call_id, None)
+        self._begun.discard(call_id)
 
     def cancel(self, call_id: bytes) -> None:
         def interrupt() -> None:
             task = self._tasks.get(call_id)
-            if task is not None:
+            if task is not None and call_id in self._begun:
                 task.cancel()
 
         self._loop.call_soon_threadsafe(interrupt)
 
     async def _run(self, job: Job) -> None:
         x, msg = self._x, job.call
+        self._begun.add(msg.call_id)
         if x.is_cancelled(msg.call_id):  # before it was here
             x.reply_cancelled(job)
             x.finished(job)

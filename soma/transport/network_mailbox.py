@@ -76,7 +76,7 @@ class NetworkMailbox(ZmqMailbox):
         end = None if timeout is None else time.monotonic() + timeout
         while self._held is None:
             if self._dry or not self.ready():
-                woken = self._poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
+                woken = self.await_sign(timeout)
                 if not woken:
                     return False
                 if len(woken) == 1 and woken[0][0] == self._waker.fd:
@@ -86,6 +86,10 @@ class NetworkMailbox(ZmqMailbox):
             if end is not None:
                 timeout = max(0.0, end - time.monotonic())
         return True
+
+    def await_sign(self, timeout: float | None) -> list[tuple[int, int]]:
+        """Descriptors that something came to; nothing else is done here, so an exception out of a signal loses nothing."""
+        return self._poller.poll(None if timeout is None else max(0, int(timeout * 1000 + 0.999)))
 
     def take(self) -> list[bytes]:
         taken, self._held = self._held, None

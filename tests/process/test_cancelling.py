@@ -1,7 +1,9 @@
 """Cancelling: calls that wait, run, sleep, stream, or run in threads and coroutines; by request, by force, by a time limit."""
 
 import asyncio
+import importlib
 import os
+import sys
 import threading
 import time
 
@@ -58,9 +60,27 @@ class AsyncSleeper:
     async def note(self, what):
         return [*self.cleaned, what]
 
+    async def block(self, begun, go):
+        open(begun, "w").close()
+        open(go).close()  # the event loop does nothing else meanwhile
+
     async def count(self, n):
         for i in range(n):
             yield i
+
+
+class Importer:
+    def __init__(self, path):
+        sys.path.insert(0, path)
+
+    def load(self, name, stay):
+        done = importlib.import_module(name).DONE
+        while stay:
+            time.sleep(0.001)  # workload
+        return done
+
+    def importing(self):
+        return sum(frame.f_code.co_filename.startswith("<frozen importlib") for frame in sys._current_frames().values())
 
 
 @pytest.fixture
@@ -241,6 +261,44 @@ def test_cancel_while_many_threads_call():
     for t in threads:
         t.join(20)
     assert wrong == []
+
+
+def test_coroutines_that_have_not_begun(begun, tmp_path):
+    """Call and cancel come together to an event loop that is busy."""
+    os.mkfifo(tmp_path / "go")
+    actor = KINDS["async"].remote()
+    block = actor.block.remote(begun, tmp_path / "go")
+    has_begun(begun)
+    notes = [actor.note.remote(n) for n in range(5)]
+    assert not soma.wait(notes, timeout=0.1)[0]  # they are there by now
+    for ref in notes:
+        soma.cancel(ref)
+    assert not soma.wait(notes, timeout=0.1)[0]
+    open(tmp_path / "go", "w").close()
+    for ref in notes:
+        assert_cancelled(ref)
+    assert soma.get([block, actor.note.remote("on")], timeout=5) == [None, ["on"]]
+
+
+def test_calls_that_wait_for_the_import_of_another(begun, tmp_path):
+    """Their interrupts leave the module's lock to whoever comes next."""
+    (tmp_path / "slow_to_import.py").write_text(f"open({str(begun)!r}, 'w').close()\nopen({str(tmp_path / 'go')!r}).close()\nDONE = 1\n")
+    os.mkfifo(tmp_path / "go")
+    actor = soma.remote(max_concurrency=8)(Importer).remote(str(tmp_path))
+    first = actor.load.remote("slow_to_import", False)
+    has_begun(begun)
+    cancelled = [actor.load.remote("slow_to_import", True) for _ in range(3)]
+    last = [actor.load.remote("slow_to_import", False) for _ in range(3)]
+    while soma.get(actor.importing.remote(), timeout=5) < 6:
+        pass
+    for ref in cancelled:
+        soma.cancel(ref)
+    assert not soma.wait(cancelled, timeout=0.2)[0]  # they hear of it meanwhile
+    open(tmp_path / "go", "w").close()
+    assert soma.get([first, *last], timeout=10) == [1] * 4
+    for ref in cancelled:
+        assert_cancelled(ref)
+    assert soma.get(actor.load.remote("slow_to_import", False), timeout=5) == 1
 
 
 def test_a_call_that_waits_for_its_argument():

@@ -7,18 +7,28 @@ import os
 import queue
 import random
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
+from soma.actors.calls import Pending
+from soma.actors.context import Identity
 from soma.actors.inbox import Inbox
 from soma.actors.interrupts import Interrupts
+from soma.actors.runtime import Runtime
 from soma.errors import ClusterLostError
+from soma.ids import DAEMON, ActorId, CallId
+from soma.transport.arena import Arena
 from soma.transport.endpoint import Wire, ZmqOutlet, ZmqWire
 from soma.transport.inproc import InprocWire
 from soma.transport.security import create_runtime_dir
+from soma.transport.values import Parcel
 
 LONG = 20.0
 
@@ -242,6 +252,37 @@ def test_close_ends_every_wait(here: Setting) -> None:
     for t in threads:
         t.join(LONG)
     assert ended == [ClusterLostError] * 4
+
+
+def test_the_pump_looks_while_others_make_links_and_streams(tmp_path: Path) -> None:
+    """Whether it is needed is asked without a lock: what others add meanwhile does not end it."""
+    wire = InprocWire()
+    daemon = wire.mailbox(DAEMON)
+    runtime = Runtime(wire, Identity("me", "driver", "n0", "test", {"CPU": 1.0}), Arena(1 << 20, tmp_path))
+    numbers = itertools.count()
+
+    def add() -> None:
+        n = next(numbers)
+        runtime.caller.link(ActorId(f"{n:016x}"), None)
+        runtime.caller.streams.open(Pending(CallId(n.to_bytes(16, "big")), "items", Parcel(b""), (), streams=True), "")
+
+    def meanwhile(frame: FrameType, event: str, arg: object) -> Any:
+        if frame.f_code.co_name == "<genexpr>" and event == "line":
+            add()
+        return meanwhile
+
+    for _ in range(3):
+        add()
+    before = sys.gettrace()
+    sys.settrace(meanwhile)
+    try:
+        assert not runtime.caller.backlog
+        assert not runtime.caller.streams.awaited
+    finally:
+        sys.settrace(before)
+    assert next(numbers) > 6, "nothing was added meanwhile"
+    runtime.shutdown()
+    daemon.close()
 
 
 @pytest.mark.parametrize("here", ["zmq"], indirect=True)
