@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from soma.runs import Run
 from soma.store.checkpoint import read_states
 from soma.train.crew import Crew, Job, RanksLost
 from soma.train.settings import EarlyStop, Settings
-from soma.train.worker import Epoch
+from soma.train.worker import Epoch, write_checkpoint
 
 History = list[dict[str, float]]
 
@@ -42,12 +43,15 @@ class Course:
         self._replaced = 0
         self.history: History = []
         self.steps = self.skipped = self.generations = 0
+        self._keeps = len(cluster.machines()) > 1  # files do not travel: there this process writes checkpoints and hands them out
         self._course = {"rows": rows, **{name: getattr(settings, name) for name in ("batch_size", "shuffle", "drop_last", "seed")}}
 
     def go(self, members: tuple[Member, ...], data: tuple[Any, Any], validation: tuple[Any, Any] | None, checkpoint: str | None) -> None:
         """Train to the end. `data` and `validation` are refs; `checkpoint` is where to begin."""
-        threads = max(1, (os.cpu_count() or 1) // self._ranks.n)
-        job = Job((self._settings, threads), self._ranks.options, self._ranks.backend, (cluster.put(members), *data))
+        own = int(self._ranks.options.get("num_cpus", 0)) if self._keeps else 0  # what other machines have is not this one's to say
+        threads = own or max(1, (os.cpu_count() or 1) // self._ranks.n)
+        settings = dataclasses.replace(self._settings, checkpoint="") if self._keeps else self._settings
+        job = Job((settings, threads), self._ranks.options, self._ranks.backend, (cluster.put(members), *data))
         with Crew(job, self._ranks.n) as crew:
             self.steps = self._begin(crew, checkpoint)
             while len(self.history) < self._settings.epochs and not self._is_over():
@@ -64,7 +68,7 @@ class Course:
 
     def _begin(self, crew: Crew, checkpoint: str | None) -> int:
         try:
-            step = crew.begin(checkpoint)
+            step = crew.begin(cluster.put(read_states(Path(checkpoint))) if self._keeps and checkpoint is not None else checkpoint)
         except RanksLost as lost:
             return self._regroup(crew, lost)
         if checkpoint is not None:
@@ -83,13 +87,13 @@ class Course:
 
     def _regroup(self, crew: Crew, lost: RanksLost) -> int:
         """Ranks died: new ones take their places, or the others go on alone, from the last checkpoint."""
-        its = self._ranks
-        new = min(len(lost.ranks), its.max_restarts - self._replaced)
+        its, room = self._ranks, crew.room
+        new = min(len(lost.ranks), its.max_restarts - self._replaced, max(0, room - len(crew.ranks)))
         self._replaced += new if lost.ranks else 1  # where they met died: that counts as well, lest it go on for ever
         crew.size = len(crew.ranks) + new
         if crew.size < its.min_ranks or self._replaced > its.max_restarts:
             lost.reason.add_note(f"{crew.size} of {its.n} ranks are left, with max_restarts={its.max_restarts} and "
-                                 f"min_ranks={its.min_ranks}")
+                                 f"min_ranks={its.min_ranks}" + (f"; the machines that are left can hold {room}" if room < its.n else ""))
             raise lost.reason from None
         checkpoint = self._settings.checkpoint if Path(self._settings.checkpoint).exists() else None
         step = self._begin(crew, checkpoint)
@@ -102,16 +106,24 @@ class Course:
         began = time.perf_counter()
         extra = {"history": self.history, "skipped": self.skipped, "course": self._course}
         done: Epoch = crew.each("epoch", extra, listener=self._run.told)[0]
+        while not done.over:
+            self._save(crew, extra)
+            done = crew.each("epoch", extra, listener=self._run.told)[0]
         seconds = time.perf_counter() - began
         figures: dict[str, float] = {"epoch": epoch, "loss": done.total / done.rows if done.rows else float("nan"), "seconds": seconds,
                                      "rows_per_s": done.rows / seconds}
         if validation is not None:
             figures |= {f"val_{name}": value for name, value in crew.each("evaluate", *validation)[0].items()}
         history = [*self.history, figures]
-        crew.each("save", {**extra, "history": history, "skipped": self.skipped + done.skipped})
+        self._save(crew, {**extra, "history": history, "skipped": self.skipped + done.skipped})
         self.history, self.skipped = history, self.skipped + done.skipped
         self._tell(figures, done, seconds)
         return done.position.step
+
+    def _save(self, crew: Crew, extra: dict[str, Any]) -> None:
+        states = crew.each("save", extra)[0]
+        if states is not None:
+            write_checkpoint(states, Path(self._settings.checkpoint))
 
     def _tell(self, figures: dict[str, float], done: Epoch, seconds: float) -> None:
         said = {k: v for k, v in figures.items() if k.startswith("val_")}

@@ -15,9 +15,11 @@ from typing import Any, Self
 from soma import cluster
 from soma.actors.collective import AllReduce
 from soma.actors.strategies import NodeAffinitySchedulingStrategy
-from soma.errors import ActorDiedError, ActorInitError, GroupBrokenError, TaskCancelledError
+from soma.errors import ActorDiedError, ActorInitError, GroupBrokenError, PlacementError, TaskCancelledError
 from soma.train.parameter_server import ParameterServer
 from soma.train.rank import Place, Rank
+from soma.train.sections import SectionReducer
+from soma.train.sites import Site, room, site_of
 from soma.train.torchgroup import Store
 
 
@@ -49,7 +51,10 @@ def verdict(outcomes: Sequence[BaseException | None]) -> BaseException | None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every rank is given: `make` are the arguments of `Rank`, `data` those of each `begin`: refs to the members, X and y."""
+    """What every rank is given: `make` are the arguments of `Rank`, `data` those of each `begin`: refs to the members, X and y.
+
+    `backend` as it was asked for: see `sites`.
+    """
 
     make: tuple[Any, ...]
     options: Mapping[str, Any]
@@ -63,8 +68,10 @@ class Crew:
     def __init__(self, job: Job, size: int) -> None:
         self.size, self.generation = size, -1
         self._job = job
+        self._site = Site(job.backend)
         self._ranks: list[Any] = []
         self._meeting: Any = None
+        self._reducers: dict[Any, Any] = {}
         self._server: Any = None
 
     @property
@@ -72,29 +79,48 @@ class Crew:
         """Handles of the actors."""
         return self._ranks
 
-    def begin(self, checkpoint: str | None) -> int:
-        """A new generation: make the processes that are missing, let all meet, and go to the checkpoint; the step it is at."""
+    @property
+    def room(self) -> int:
+        """How many ranks the machines that are left can hold, up to `size`. Where all must be on one, choosing that one tells."""
+        return room(self._job.options, cluster.machines(), self.size) if self._site.far else self.size
+
+    def begin(self, checkpoint: Any) -> int:
+        """A new generation: make the processes that are missing, let all meet, and go to the checkpoint; the step it is at.
+
+        `checkpoint` is a file that all ranks can read, or a ref to what it holds; None begins anew.
+        """
         self.generation += 1
-        address = self._address()
-        made = cluster.remote(Rank).options(**self._job.options, **self._together([self._meeting]))
+        if not self._ranks:
+            self._settle()
+        backend = self._site.backend
+        address = "" if self._site.far else self._address(backend)
+        made = cluster.remote(Rank).options(**self._job.options, **self._together())
         self._ranks += [made.remote(*self._job.make) for _ in range(self.size - len(self._ranks))]
-        if self._job.backend == "parameter_server":
+        reducers = self._beside_each() if self._site.far else ()
+        if backend == "parameter_server":
             if self._server is not None:
                 cluster.kill(self._server)  # what it held, the checkpoint has; and perhaps it is what died
             self._server = cluster.remote(ParameterServer).options(num_cpus=0).remote(self._job.data[0], self._job.make[0])
-        places = [Place(r, self.size, self.generation, self._job.backend, address, self._server) for r in range(self.size)]
+        places = [Place(r, self.size, self.generation, backend, address, self._server, reducers) for r in range(self.size)]
         steps: list[int] = self._gather([rank.begin.remote(place, checkpoint, *self._job.data)
                                          for rank, place in zip(self._ranks, places, strict=True)])
         return steps[0]
 
-    def _together(self, others: Sequence[Any]) -> dict[str, Any]:
-        """Ranks that share memory, and where they meet, are on one machine."""
-        if self._job.backend != "shm" or self.size == 1 or not others or len(cluster.machines()) < 2:
-            return {}
-        return {"scheduling_strategy": NodeAffinitySchedulingStrategy(cluster.get(others[0].node.remote()))}
+    def _settle(self) -> None:
+        """No rank is anywhere: choose where they will be. Where they were is best, then where this process is."""
+        here = cluster.get_runtime_context().get_node_id()
+        old = self._site.node
+        self._site = site_of(self._job.backend, self.size, self._job.options, cluster.machines(), (old, here))
+        if self._meeting is not None and self._site.node != old:
+            cluster.kill(self._meeting)
+            self._meeting = None
 
-    def _address(self) -> Any:
-        if self._job.backend in ("gloo", "nccl"):
+    def _together(self) -> dict[str, Any]:
+        """Ranks that share memory, and where they meet, are on one machine."""
+        return {} if self._site.node is None else {"scheduling_strategy": NodeAffinitySchedulingStrategy(self._site.node)}
+
+    def _address(self, backend: str) -> Any:
+        if backend in ("gloo", "nccl"):
             return *self._meet_at(Store), str(self.generation)
         return self._meet_at(AllReduce) if self.size > 1 else ""
 
@@ -102,8 +128,36 @@ class Crew:
         if self._meeting is not None:
             with contextlib.suppress(ActorDiedError):  # then a new one takes its place
                 return cluster.get(self._meeting.address.remote())
-        self._meeting = cluster.remote(kind).options(num_cpus=0, **self._together(self._ranks)).remote()
+        self._meeting = cluster.remote(kind).options(num_cpus=0, **self._together()).remote()
         return cluster.get(self._meeting.address.remote())
+
+    def _beside_each(self) -> tuple[Any, ...]:
+        """A reducer on the machine of every rank, all of this generation; those of ranks that are no more end.
+
+        Raises:
+            RanksLost: a rank died meanwhile, or a machine.
+        """
+        nodes = self._gather([rank.node.remote() for rank in self._ranks])
+        for rank in [rank for rank in self._reducers if rank not in self._ranks]:
+            cluster.kill(self._reducers.pop(rank))
+        for _ in range(2):  # the second time for those that had died
+            for rank, node in zip(self._ranks, nodes, strict=True):
+                if rank not in self._reducers:
+                    there = NodeAffinitySchedulingStrategy(node)
+                    self._reducers[rank] = cluster.remote(SectionReducer).options(num_cpus=0, scheduling_strategy=there).remote()
+            begun = {rank: self._reducers[rank].begin.remote(r, self.size, self.generation) for r, rank in enumerate(self._ranks)}
+            error: BaseException | None = None
+            for rank, ref in begun.items():
+                try:
+                    cluster.get(ref)
+                except ActorInitError:
+                    raise
+                except (ActorDiedError, PlacementError) as e:
+                    error = e
+                    del self._reducers[rank]
+            if error is None:
+                return tuple(self._reducers[rank] for rank in self._ranks)
+        raise RanksLost((), error or GroupBrokenError("no reducer"))
 
     def each(self, method: str, *args: Any, listener: Callable[[dict[str, Any]], None] | None = None) -> list[Any]:
         """Call all ranks at once; what each gave.
@@ -148,17 +202,17 @@ class Crew:
     def _end_generation(self, error: BaseException, rank: int, waiting: Sequence[Any]) -> None:
         """One rank failed: let nobody wait for it, and interrupt what still runs."""
         why = f"rank {rank} failed: {type(error).__name__}: {error}"[:1000]
-        for actor in (self._meeting, self._server):
+        for actor in (self._meeting, self._server, *self._reducers.values()):
             if hasattr(actor, "dissolve"):
                 actor.dissolve.remote(self.generation, why)
         for ref in waiting:
             cluster.cancel(ref)
 
     def close(self) -> None:
-        for actor in (*self._ranks, self._meeting, self._server):
+        for actor in (*self._ranks, self._meeting, self._server, *self._reducers.values()):
             if actor is not None:
                 cluster.kill(actor)
-        self._ranks, self._meeting, self._server = [], None, None
+        self._ranks, self._meeting, self._server, self._reducers = [], None, None, {}
 
     def __enter__(self) -> Self:
         return self

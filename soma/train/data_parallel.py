@@ -28,6 +28,7 @@ from soma.train import recording
 from soma.train.course import Course, History, Ranks
 from soma.train.rowsource import Items, Source, loader_options, source_of
 from soma.train.settings import EarlyStop, Settings
+from soma.train.sites import site_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -57,8 +58,8 @@ class DataParallel:
     Args:
         model: a torch module, a filter of one (`soma.filter(Net)(…)`), or a `soma.Graph` all of whose nodes torch can differentiate.
         n: how many ranks.
-        backend: "shm" (shared memory of one machine), "gloo", "nccl" (GPUs), "parameter_server", or "auto": "nccl" if ranks have GPUs,
-            else "shm".
+        backend: "shm" (shared memory of one machine), "actors" (ranks on any machines), "gloo", "nccl" (GPUs; both on one machine),
+            "parameter_server", or "auto": where no machine can hold all ranks "actors", else "nccl" if ranks have GPUs, else "shm".
         loss_fn: (output, target) → the mean over the rows, a scalar tensor; default is the filter's own, else the mean squared error.
         optimizer: parameters → a torch optimizer; default is the filter's own, else Adam.
         scheduler: optimizer → a scheduler of torch's, stepped each epoch, or each "step" with `scheduler_step`.
@@ -86,8 +87,7 @@ class DataParallel:
             "backend": backend, "scheduler": scheduler, "scheduler_step": scheduler_step, "staleness": staleness, "amp": amp,
             **({} if bucket_bytes is None else {"bucket_bytes": bucket_bytes})}
         Settings(**self._settings)  # a wrong option is an error here
-        chosen = ("nccl" if num_gpus else "shm") if backend == "auto" else backend
-        self._ranks = Ranks(n, n if min_ranks is None else min_ranks, max_restarts, chosen, options)
+        self._ranks = Ranks(n, n if min_ranks is None else min_ranks, max_restarts, backend, options)
 
     def fit(self, X: Any, y: Any = None, *, epochs: int = 1, batch_size: int | None = None, shuffle: bool | None = None,
             drop_last: bool | None = None, seed: int = 0, accumulate: int = 1, clip_norm: float | None = None,
@@ -118,6 +118,7 @@ class DataParallel:
             ValueError: X and y do not belong together, or fewer rows than ranks.
             NonFiniteError: see `on_nonfinite`.
             ActorDiedError: ranks died, more often than may be.
+            PlacementError: the backend needs all ranks on one machine, and none can hold them.
         """
         told = loader_options(X)
         source = source_of(_opened(X), _opened(y))
@@ -125,6 +126,7 @@ class DataParallel:
             raise ValueError(f"{source.rows} rows cannot be shared among {self._ranks.n} ranks")
         if resume and checkpoint is None:
             raise ValueError("resume=True goes with checkpoint=path")
+        backend = site_of(self._ranks.backend, self._ranks.n, self._ranks.options, cluster.machines()).backend
         with contextlib.ExitStack() as stack:
             path = checkpoint if checkpoint is not None else Path(
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="soma-train-"))) / "checkpoint.safetensors"
@@ -136,7 +138,7 @@ class DataParallel:
             title = f"DataParallel({_title(self._model)}, {self._ranks.n} ranks)"
             run = stack.enter_context(recording.begin(title, seed=seed, params={"epochs": epochs, "batch_size": settings.batch_size,
                                                                                 "ranks": self._ranks.n,
-                                                                                "backend": self._ranks.backend},
+                                                                                "backend": backend},
                                                       record=record, progress=progress, ranks=self._ranks.n, listeners=tuple(listeners)))
             course = Course(self._ranks, settings, source.rows, run, early_stop, callbacks)
             resumed = str(path) if resume and Path(path).exists() else None

@@ -128,7 +128,7 @@ class ServedWorker(Worker):
         super().__init__(*args)
         self._server, self._generation = server, generation
 
-    def begin(self, checkpoint: Path | None) -> None:
+    def begin(self, checkpoint: Path | dict[str, Any] | None) -> None:
         super().begin(checkpoint)
         assert self._buckets is not None
         self._buckets.close()

@@ -10,6 +10,7 @@ from typing import Any
 from soma import cluster
 from soma.actors.collective import Group
 from soma.filters.composite import Composite, Member
+from soma.train.actorgroup import ActorGroup
 from soma.train.parameter_server import ServedWorker
 from soma.train.rowsource import Arrays, Items, Source
 from soma.train.settings import Settings
@@ -19,7 +20,10 @@ from soma.train.worker import Epoch, Worker
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a rank meets the others: `address` as its backend wants it; `server` is that of the weights, where there is one."""
+    """Where a rank meets the others: `address` as its backend wants it; `server` is that of the weights, where there is one.
+
+    `reducers` are those of all ranks, where these are on several machines.
+    """
 
     rank: int
     size: int
@@ -27,6 +31,7 @@ class Place:
     backend: str
     address: Any
     server: Any = None
+    reducers: tuple[Any, ...] = ()
 
 
 class Rank:
@@ -46,17 +51,22 @@ class Rank:
         """The machine it is on."""
         return str(cluster.get_runtime_context().get_node_id())
 
-    def begin(self, place: Place, checkpoint: str | None, members: Sequence[Member], X: Any, y: Any) -> int:
-        """Meet the others, make the model, and go to where the checkpoint is; the step it is at. `members` is the pattern; not kept."""
+    def begin(self, place: Place, checkpoint: str | dict[str, Any] | None, members: Sequence[Member], X: Any, y: Any) -> int:
+        """Meet the others, make the model, and go to where the checkpoint is; the step it is at. `members` is the pattern; not kept.
+
+        `checkpoint` is a file, or what such a file holds.
+        """
         self._leave()
-        if place.backend in ("gloo", "nccl"):
+        if place.reducers:
+            self._group = ActorGroup(place.reducers, place.rank, place.generation)
+        elif place.backend in ("gloo", "nccl"):
             self._group = TorchGroup.join(place.address, place.rank, place.size, place.backend)
         else:
             self._group = Group.join(place.address, place.rank, place.size, place.generation)
         made = (Composite(members, own=True), self._settings, self._group, _source(X, y))
         self._worker = Worker(*made) if place.server is None else ServedWorker(*made, server=place.server, generation=place.generation)
         with self._guarded():
-            self._worker.begin(None if checkpoint is None else Path(checkpoint))
+            self._worker.begin(Path(checkpoint) if isinstance(checkpoint, str) else checkpoint)
         return self._worker.position.step
 
     def epoch(self, extra: Any) -> Epoch:
@@ -71,10 +81,11 @@ class Rank:
         with self._guarded():
             return self._worker.evaluate(_source(X, y))
 
-    def save(self, extra: Any) -> None:
+    def save(self, extra: Any) -> dict[str, Any] | None:
+        """See `Worker.save`."""
         assert self._worker is not None
         with self._guarded():
-            self._worker.save(extra)
+            return self._worker.save(extra)
 
     def _guarded(self) -> Any:
         return _Leaving(self._group)

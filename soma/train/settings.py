@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from soma.train.buckets import DEFAULT_BYTES
 
-Backend = Literal["auto", "shm", "gloo", "nccl", "parameter_server"]
-BACKENDS = ("auto", "shm", "gloo", "nccl", "parameter_server")
+Backend = Literal["auto", "shm", "actors", "gloo", "nccl", "parameter_server"]
+BACKENDS = ("auto", "shm", "actors", "gloo", "nccl", "parameter_server")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""`TorchGroup`: the collective calls of a group over `torch.distributed`, for GPUs (nccl) and for several machines (gloo).
+"""`TorchGroup`: the collective calls of a group over `torch.distributed`: nccl for GPUs, or gloo.
 
-Has what `soma.actors.collective.Group` has. torch's errors about peers become GroupBrokenError. One in a process at a time, as torch has
+Its connections are not encrypted, so its ranks are on one machine; `ActorGroup` is for several. Has what
+`soma.actors.collective.Group` has. torch's errors about peers become GroupBrokenError. One in a process at a time, as torch has
 it.
 """
 

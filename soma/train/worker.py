@@ -35,12 +35,13 @@ class Position:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Epoch:
-    """What an epoch (or the rest of one) gave: `total` is the sum of its rows' losses."""
+    """What an epoch (or the rest of one) gave: `total` is the sum of its rows' losses. It is not `over` where a checkpoint is due first."""
 
     total: float
     rows: int
     skipped: int
     position: Position
+    over: bool = True
 
 
 Tell = Callable[..., None]
@@ -58,17 +59,19 @@ class Worker:
 
     # -- beginning -------------------------------------------------------------------------------------------------------------
 
-    def begin(self, checkpoint: Path | None) -> None:
-        """Fresh weights, the same at every rank; or those of a checkpoint, with everything else that belongs to a step."""
+    def begin(self, checkpoint: Path | dict[str, Any] | None) -> None:
+        """Fresh weights, the same at every rank; or those of a checkpoint, with everything else that belongs to a step.
+
+        `checkpoint` is its file, or what `save` gave.
+        """
         reseed(self._settings.seed)
         first = order.batch_of(order.epoch_order(self._source.rows, 0, self._settings.seed, self._settings.shuffle), 0,
                                self._settings.batch_size)
         x, y = self._source.take(first)
         if not self._model.loaded:
             self._model.begin({"": x}, y)
-        saved = None
-        if checkpoint is not None:
-            saved = read_states(checkpoint)
+        saved = read_states(checkpoint) if isinstance(checkpoint, Path) else checkpoint
+        if saved is not None:
             self._model.load(saved["model"])
         self._set_up()
         if saved is not None:
@@ -84,7 +87,10 @@ class Worker:
     # -- training --------------------------------------------------------------------------------------------------------------
 
     def epoch(self, tell: Tell, extra: Any = None) -> Epoch:
-        """From the position to the end of its epoch. `tell(step=, loss=, rows=)` hears of each step; `extra` goes into checkpoints."""
+        """From the position to the end of its epoch; or to where a checkpoint is due, if the caller keeps them.
+
+        `tell(step=, loss=, rows=)` hears of each step; `extra` goes into checkpoints.
+        """
         s = self._settings
         total, rows, skipped = self.parts_of_epoch
         taken = order.epoch_order(self._source.rows, self.position.epoch, s.seed, s.shuffle)
@@ -100,6 +106,8 @@ class Worker:
             self.parts_of_epoch = total, rows, skipped
             tell(step=self.position.step - 1, loss=loss, rows=len(which))
             if s.checkpoint_every and self.position.step % s.checkpoint_every == 0 and batch + 1 < steps:
+                if not s.checkpoint:
+                    return Epoch(total, rows, skipped, self.position, over=False)
                 self.save(extra)
         if s.scheduler_step == "epoch":
             self._schedule()
@@ -201,14 +209,20 @@ class Worker:
 
     # -- checkpoints -----------------------------------------------------------------------------------------------------------
 
-    def save(self, extra: Any = None) -> None:
-        """Write a checkpoint, whole or not at all; every rank takes part, the first one writes. `extra` is plain data."""
+    def save(self, extra: Any = None) -> dict[str, Any] | None:
+        """Write a checkpoint, whole or not at all; every rank takes part, the first one writes. `extra` is plain data.
+
+        Where the settings name no file, the first one gives what would be in it, over the same memory as the model.
+        """
         self.share_buffers()
-        if self._group.rank == 0 and self._settings.checkpoint:
-            path = Path(self._settings.checkpoint)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_states({"model": self._model.states(copy=False), "position": dataclasses.asdict(self.position),
-                          "epoch": self.parts_of_epoch, "extra": extra, **self._optimizing()}, path)
+        if self._group.rank != 0:
+            return None
+        states = {"model": self._model.states(copy=False), "position": dataclasses.asdict(self.position), "epoch": self.parts_of_epoch,
+                  "extra": extra, **self._optimizing()}
+        if not self._settings.checkpoint:
+            return states
+        write_checkpoint(states, Path(self._settings.checkpoint))
+        return None
 
     def _optimizing(self) -> dict[str, Any]:
         return optimizing(self._model, self._schedulers)
@@ -221,6 +235,12 @@ class Worker:
     def close(self) -> None:
         if self._buckets is not None:
             self._buckets.close()
+
+
+def write_checkpoint(states: dict[str, Any], path: Path) -> None:
+    """With the directories that it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_states(states, path)
 
 
 def schedulers_for(model: Composite, settings: Settings) -> dict[str, Any]:

@@ -7,12 +7,11 @@ to the weights (a width, say): drawn once, taken over with them, never moved.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from soma.filters.searching import Search, search
+from soma.filters.searching import Search, belonging, end, nearest_step, on_step, position, search_of, shown, steps
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +49,7 @@ class Space:
 
     def defaults(self) -> dict[str, Any]:
         """Those that were declared."""
-        return {name: _as_declared(d, d.default) for name, d in self.dimensions.items() if d.has_default}
+        return {name: belonging(d, d.default) for name, d in self.dimensions.items() if d.has_default}
 
     def perturbed(self, params: Params, rng: np.random.Generator, factors: tuple[float, ...], resample: float) -> dict[str, Any]:
         """Every dimension moved by one of the factors, or, with probability `resample`, drawn anew.
@@ -85,21 +84,16 @@ class Space:
         return {name: self._inside(name, params[name]) for name in self.dimensions}
 
     def _inside(self, name: str, value: Any) -> Any:
-        d = self.dimensions[name]
         try:
-            clean = _as_declared(d, value)
-            ok = clean in d.choices if d.type == "categorical" else _end(d.low) <= clean <= _end(d.high)
-        except TypeError:
-            ok = False
-        if not ok:
-            raise ValueError(f"explore gave {name}={value!r}; it is {shown(d)}")
-        return clean
+            return belonging(self.dimensions[name], value)
+        except ValueError as e:
+            raise ValueError(f"explore gave {name}={value!r}; {e}") from None
 
     # -- as plain data ---------------------------------------------------------------------------------------------------------
 
     def packed(self, params: Params) -> dict[str, Any]:
         """Numbers only: choices, which may be anything, by position."""
-        return {name: d.choices.index(params[name]) if d.type == "categorical" else params[name] for name, d in self.dimensions.items()}
+        return {name: _place(d, params[name]) if d.type == "categorical" else params[name] for name, d in self.dimensions.items()}
 
     def unpacked(self, plain: Params) -> dict[str, Any]:
         return {name: d.choices[plain[name]] if d.type == "categorical" else plain[name] for name, d in self.dimensions.items()}
@@ -108,45 +102,27 @@ class Space:
         return ", ".join(f"{name}: {shown(d)}" + (", fixed" if name in self.fixed else "") for name, d in self.dimensions.items())
 
 
-def shown(d: Search) -> str:
-    """A dimension in words."""
-    if d.type == "categorical":
-        return f"one of {', '.join(map(repr, d.choices))}"
-    return f"{'a whole number' if d.type == 'int' else 'a number'} from {d.low!r} to {d.high!r}" + (" (log)" if d.scale == "log" else "")
-
-
 def _dimension(name: Any, declared: Any) -> Search:
     if not isinstance(name, str):
         raise TypeError(f"space: {name!r} is no name of a parameter")
-    if isinstance(declared, Search):
-        return declared
     try:
-        if isinstance(declared, tuple) and len(declared) == 2:
-            return search(*declared)
-        if isinstance(declared, list):
-            return search(choices=declared)
+        return search_of(declared)
     except (ValueError, TypeError) as e:
-        raise type(e)(f"space[{name!r}]: {e}") from None
-    raise TypeError(f"space[{name!r}]={declared!r:.80}: soma.search(…), a range (low, high), or a list of choices")
+        raise type(e)(f"space[{name!r}]={declared!r:.80}: {e}") from None
 
 
-def _as_declared(d: Search, value: Any) -> Any:
-    """In the type of its dimension; TypeError if it has another."""
-    match d.type:
-        case "int":
-            return operator.index(value)
-        case "float":
-            if isinstance(value, (str, bytes)):
-                raise TypeError
-            return float(value)
-        case _:
-            return value
+def _place(d: Search, value: Any) -> int:
+    at = position(d.choices, value)
+    assert at is not None  # of a choice that this space drew or checked
+    return at
 
 
 def _drawn(d: Search, rng: np.random.Generator) -> Any:
     if d.type == "categorical":
         return d.choices[rng.integers(len(d.choices))]
-    low, high, share = _end(d.low), _end(d.high), rng.random()
+    low, high, share = end(d.low), end(d.high), rng.random()
+    if d.step is not None:
+        return on_step(d, int(share * (steps(d) + 1)))
     if d.type == "int":
         if d.scale == "linear":
             return min(high, low + int(share * (high - low + 1)))
@@ -162,23 +138,18 @@ def _moved(d: Search, value: Any, factor: float) -> Any:
     if factor == 1:
         return value
     if d.type == "categorical":
-        at = d.choices.index(value) + (1 if factor > 1 else -1)
+        at = _place(d, value) + (1 if factor > 1 else -1)
         return d.choices[min(max(at, 0), len(d.choices) - 1)]
-    low, high = _end(d.low), _end(d.high)
+    low, high = end(d.low), end(d.high)
     target = value + (factor - 1) * (high - low) if low <= 0 <= high else value * factor
     moved = _within(d, target)
-    if d.type == "int" and moved == value:
-        moved = _within(d, value + (1 if target > value else -1))
+    if (d.type == "int" or d.step is not None) and moved == value:
+        moved = _within(d, value + (d.step or 1) * (1 if target > value else -1))
     return moved
 
 
 def _within(d: Search, value: float) -> Any:
     """The nearest value that the dimension has."""
-    low, high = _end(d.low), _end(d.high)
-    inside = min(max(value, low), high)
+    low, high = end(d.low), end(d.high)
+    inside = nearest_step(d, min(max(value, low), high))
     return round(inside) if d.type == "int" else float(inside)
-
-
-def _end(value: float | None) -> Any:
-    assert value is not None  # of a range
-    return value
