@@ -34,7 +34,7 @@ DIRECTION = {
     "CreateGroup": "any → daemon", "RemoveGroup": "any → daemon", "CheckPlacing": "any → daemon",
     "Launch": "head → node", "EndProcess": "head → node", "ConfirmEnd": "head → node", "Look": "head → node",
     "ForgetActor": "head → node", "ReadLog": "head → node", "Spawned": "node → head", "Halted": "node → head", "Exited": "node → head",
-    "Looked": "node → head", "LogPart": "node → head", "Detach": "driver → head",
+    "Looked": "node → head", "LogPart": "node → head", "Kept": "node → head", "Detach": "driver → head",
 }
 
 BETTER = {  # where the docstring, written for readers of the code, does not serve those of the page

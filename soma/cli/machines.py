@@ -5,6 +5,8 @@ from __future__ import annotations
 import secrets
 import signal
 import time
+from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -12,6 +14,9 @@ import click
 from soma.errors import SomaError
 
 LOCAL = "tcp://127.0.0.1:6380"
+
+DEATHS = 3
+"""So often in a minute a head is started again by the command that stays."""
 
 
 def _limits(command: Any) -> Any:
@@ -26,6 +31,10 @@ def _limits(command: Any) -> Any:
         click.option("--labels", multiple=True, metavar="KEY=VALUE", help="Labels that strategies ask for."),
         click.option("--host", help="The address by which the other machines reach this one; found out by default."),
         click.option("--name", help="What this machine is called; a random id by default."),
+        click.option("--max-concurrent", type=click.IntRange(min=1),
+                     help="At most so many actors and tasks with CPUs at a time; by default as many as there are CPUs for."),
+        click.option("--stop-grace", type=click.FloatRange(min=0.0), default=10.0, show_default=True,
+                     help="Seconds that work may take to end when a service manager stops this machine (SIGTERM)."),
         click.option("--preload", default="", help="Modules that the forkserver imports once, e.g. torch."),
         click.option("--patience", type=float, default=60.0, show_default=True,
                      help="Seconds to go on without the head before this machine ends what it runs."),
@@ -52,8 +61,8 @@ def start(head: bool, bind: str, namespace: str | None, heartbeat: float, grace:
     from soma.daemon.starting import here, start_head, start_node
 
     try:
-        running = [start_head(bind, namespace=namespace, heartbeat=heartbeat, grace=grace, fresh=fresh)]
-        told = running[0].told
+        lead = start_head(bind, namespace=namespace, heartbeat=heartbeat, grace=grace, fresh=fresh)
+        told, nodes = lead.told, []
         there: list[tuple[str, int]] = []
         if told.get("continued"):
             click.echo("a head died here: its cluster goes on (--fresh begins another)")
@@ -62,8 +71,8 @@ def start(head: bool, bind: str, namespace: str | None, heartbeat: float, grace:
             click.echo(f"node {node} of it still runs on this machine (pid {pid}); no other is started")
         if not no_node and not there:
             host = offered["host"] or bind.removeprefix("tcp://").rpartition(":")[0].strip("[]")
-            running.append(start_node(told["address"], told["token"], **{**_offer(offered), "host": host}))
-            _show(running[1].told)
+            nodes.append(start_node(told["address"], told["token"], **{**_offer(offered), "host": host}))
+            _show(nodes[0].told)
     except (SomaError, ValueError) as e:
         raise click.ClickException(str(e)) from None
     click.echo(f"the head listens at {told['address']} (pid {told['pid']})")
@@ -71,7 +80,7 @@ def start(head: bool, bind: str, namespace: str | None, heartbeat: float, grace:
     click.echo(f"drivers here:    soma.init({told['address']!r})")
     click.echo("the token is good for an hour; `soma token create` makes another")
     if offered["block"]:
-        _stay(running)
+        _stay(nodes, lead, lambda: start_head(told["address"], namespace=namespace, heartbeat=heartbeat, grace=grace))
 
 
 @click.command()
@@ -93,11 +102,14 @@ def join(address: str, token: str | None, **offered: Any) -> None:
 
 @click.command()
 @click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds after which what is left is killed.")
-def stop(timeout: float) -> None:
+@click.option("--grace", type=click.FloatRange(min=0.0), default=0.0,
+              help="Seconds that running work may take to end: the node gets nothing new, and ends when its work is done. By default none.")
+@click.option("--reason", default="soma stop", help="What callers of its actors are told.")
+def stop(timeout: float, grace: float, reason: str) -> None:
     """End the head and the node of this user on this machine, with all that they run."""
     from soma.daemon.starting import stop_here
 
-    ended = stop_here(timeout)
+    ended = stop_here(timeout, grace, reason)
     click.echo(f"ended {ended} daemon{'s' * (ended != 1)}" if ended
                else "nothing of yours that was started by `soma start` or `soma join` runs here")
 
@@ -124,7 +136,7 @@ def _offer(offered: dict[str, Any]) -> dict[str, Any]:
             "resources": {key: _number(key, value) for key, value in _pairs(offered["resources"])},
             "tags": [t for t in offered["tags"].split(",") if t], "labels": dict(_pairs(offered["labels"])), "host": offered["host"],
             "node": offered["name"] or secrets.token_hex(8), "preload": [p for p in offered["preload"].split(",") if p],
-            "patience": offered["patience"]}
+            "patience": offered["patience"], "max_concurrent": offered["max_concurrent"], "stop_grace": offered["stop_grace"]}
 
 
 def _pairs(texts: tuple[str, ...]) -> list[tuple[str, str]]:
@@ -150,21 +162,47 @@ def _show(told: dict[str, Any]) -> None:
                + (f"; tags: {', '.join(known['tags'])}" if known["tags"] else ""))
 
 
-def _stay(running: list[Any]) -> None:
-    """Until one of them ends, or this process is told to."""
+def _stay(nodes: list[Any], head: Any = None, again: Callable[[], Any] | None = None) -> None:
+    """Until one of them ends, or this process is told to: nodes first, which may let their work end, then the head; told twice, at once.
+
+    A head that was killed is started again by `again`, and the nodes go on with it; but not when it dies a fourth time in a minute.
+    """
+    told: list[int] = []
+
     def end(number: int, frame: Any) -> None:
-        for one in reversed(running):
-            one.process.terminate()
+        told.append(number)
+        for one in nodes:
+            one.process.send_signal(number)
+        if len(told) > 1 and head is not None:
+            head.process.terminate()
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     codes: list[int] = []
+    deaths: deque[float] = deque(maxlen=DEATHS)
     while not codes:
-        codes = [one.process.returncode for one in running if one.process.poll() is not None]
         time.sleep(0.1)
-    end(0, None)
-    for one in running:
+        codes = [one.process.returncode for one in nodes if one.process.poll() is not None]
+        if head is None or head.process.poll() is None or codes:
+            if told and not nodes:
+                break
+            continue
+        few = len(deaths) < DEATHS or time.monotonic() - deaths[0] > 60.0
+        if again is None or told or head.process.returncode >= 0 or not few:
+            codes = [head.process.returncode]
+            break
+        deaths.append(time.monotonic())
+        click.echo(f"the head was ended by signal {-head.process.returncode}; it is started again")
+        try:
+            head = again()
+        except SomaError as e:
+            click.echo(f"it cannot be: {e}")
+            codes = [head.process.returncode]
+    if not told:
+        end(signal.SIGTERM, None)
+    for one in nodes:
         one.process.wait()
+    if head is not None:
+        head.process.terminate()
+        codes.append(head.process.wait())
     raise SystemExit(max(map(abs, codes)))
-
-

@@ -136,9 +136,13 @@ def machines() -> list[dict[str, Any]]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """The machines of the cluster in Ray's words: "NodeID", "Alive", "Resources" and "Labels" of each. Who is lost is not among them."""
+    """The machines of the cluster in Ray's words: "NodeID", "Alive", "Resources" and "Labels" of each. Who is lost is not among them.
+
+    "MaxConcurrent" is how many actors and tasks with CPUs may run there at a time, None without such a limit.
+    """
     return [{"NodeID": machine["node_id"], "Alive": True, "Resources": dict(machine["totals"]), "Labels": dict(machine.get("labels", {})),
-             "Tags": tuple(machine["capabilities"].get("tags", ()))} for machine in machines()]
+             "Tags": tuple(machine["capabilities"].get("tags", ())), "MaxConcurrent": machine.get("max_concurrent")}
+            for machine in machines()]
 
 
 def status() -> dict[str, Any]:

@@ -17,6 +17,7 @@ from soma.daemon.coordination.nodesession import NodeSession
 from soma.daemon.loop import Loop
 from soma.daemon.machine import LocalMachine
 from soma.daemon.orders import Box, Exit, LogPiece, Order, told_exit
+from soma.daemon.stopping import Stopping
 from soma.errors import ProtocolError, SecurityError
 from soma.ids import DAEMON, ActorId
 from soma.transport import messages as m
@@ -28,6 +29,8 @@ log = logging.getLogger("soma.daemon")
 
 MOST_SIZES = 1000
 """Processes whose memory a heartbeat tells."""
+MOST_KEPT = 500
+"""Actors in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +56,13 @@ class Agent:
         self._timer = self._beats = 0
         self._link = control.link
         self._heard = loop.now()
+        self._stopping, self._why = False, "it left"
         self.on_accepted: Callable[[], None] | None = None
         """Called when the head accepts this machine for the first time."""
         self._words: dict[type, Callable[[Any], list[n.Instruction]]] = {
             m.Registered: self._on_registered,
             m.Fenced: self._on_fenced, m.Beat: lambda x: session.beat_echo(x.epoch, loop.now()),
-            m.Drain: self._on_drain, m.Shutdown: self._on_shutdown, m.Refused: self._on_refused}
+            m.Drain: lambda x: self._drain(x.grace, x.reason), m.Shutdown: self._on_shutdown, m.Refused: self._on_refused}
         self._handlers: dict[type, Callable[[Any], None]] = {
             m.Launch: self._on_launch, m.Look: self._on_look, m.ReadLog: self._on_read_log,
             m.ForgetActor: lambda x: self._machine.forget(ActorId(x.actor)),
@@ -70,9 +74,25 @@ class Agent:
         self.loop.watch_edge(self._control.fileno(), self._hear)
         self._carry(self._session.start(self.loop.now()))
 
-    def leave(self) -> None:
-        """End what runs here, and go. Safe in a signal handler."""
-        self.loop.soon(lambda: self._carry(self._session.leave(self.loop.now())))
+    def stop(self, how: Callable[[], Stopping]) -> None:
+        """Let work end, as long as it may take, and go; asked a second time, go at once. Safe in a signal handler."""
+        self.loop.soon(lambda: self._stop(how()))
+
+    def _stop(self, how: Stopping) -> None:
+        if self._stopping or not how.grace:
+            self._why = self._why if self._stopping else how.reason
+            self._carry(self._session.leave(self.loop.now()))
+        else:
+            self._stopping = True
+            self._carry(self._drain(how.grace, how.reason))
+
+    def _drain(self, grace: float, reason: str) -> list[n.Instruction]:
+        log.info("this machine is drained (%s): it leaves when its work is done, or after %g s", reason, grace)
+        self._why = reason
+        if not self._machine.children and not self._session.in_touch:  # nothing to wait for, and nobody to tell
+            return self._session.leave(self.loop.now())
+        self.loop.after(grace, lambda: self._carry(self._session.leave(self.loop.now())))
+        return self._session.drain(self.loop.now())
 
     # -- the head ----------------------------------------------------------------------------------------------------------------
 
@@ -99,16 +119,14 @@ class Agent:
         if self._session.in_touch and self.on_accepted is not None:
             self.on_accepted()
             self.on_accepted = None
+        kept = self._machine.kept() if said else ()
+        for i in range(0, len(kept), MOST_KEPT):
+            self._say(m.Kept(self._about.node, kept[i:i + MOST_KEPT]))
         return said
 
     def _on_fenced(self, msg: m.Fenced) -> list[n.Instruction]:
         log.warning("this machine was given up by the head (%s): its actors end, then it joins anew", msg.reason)
         return self._session.fenced(msg.incarnation, msg.seen, self.loop.now())
-
-    def _on_drain(self, msg: m.Drain) -> list[n.Instruction]:
-        log.info("this machine is drained (%s): it leaves when its work is done, or after %g s", msg.reason, msg.grace)
-        self.loop.after(msg.grace, lambda: self._carry(self._session.leave(self.loop.now())))
-        return self._session.drain(self.loop.now())
 
     def _on_shutdown(self, msg: m.Shutdown) -> list[n.Instruction]:
         log.info("the cluster ends: %s", msg.reason)
@@ -180,7 +198,7 @@ class Agent:
                 case n.SendHeartbeat(incarnation, draining):
                     self._beat(incarnation, draining)
                 case n.SendLeave(incarnation):
-                    self._control.send(m.Leave(self._about.node, incarnation, "it left"))
+                    self._control.send(m.Leave(self._about.node, incarnation, self._why))
                 case n.Start(key):
                     self._start(key)
                 case n.End(key):

@@ -109,12 +109,23 @@ class AttachedRuntime(Runtime):
             try:
                 heard = self._stay_heard(heard)
             except SomaError as e:
+                if (why := self._told_to_end()) is not None:
+                    self.cluster_lost(ClusterLostError(f"the head at {self._joined.client.address} was shut down: {why}"))
+                    return
                 strange = self._joined.client.link is Link.STRANGE  # so looks a head that dies during the handshake
                 refused = not (strange or isinstance(e, ClusterError)) or isinstance(e, ClusterLostError)
                 if refused or time.monotonic() - heard > welcome.grace:
                     where = self._joined.client.address
                     self.cluster_lost(ClusterLostError(f"the head at {where} is gone, or has given this driver up: {e}"))
                     return
+
+    def _told_to_end(self) -> str | None:
+        """What the head said when it ended, if it did."""
+        with contextlib.suppress(SomaError):  # there is nothing more to read
+            while (said := self._joined.client.recv(0)) is not None:
+                if isinstance(said[0], m.Shutdown):
+                    return said[0].reason
+        return None
 
     def _stay_heard(self, heard: float) -> float:
         asked = m.Query(secrets.token_bytes(16), "attach", {"peer": self.port.me})

@@ -37,6 +37,10 @@ class Cores:
         """What it was given; empty when it may run anywhere."""
         return self._given.get(holder, ())
 
+    def holders(self) -> tuple[str, ...]:
+        """Everybody who was given some, or none."""
+        return tuple(self._given)
+
     def release(self, holder: str) -> None:
         """It is gone for good; does nothing if it had none."""
         for core in self._given.pop(holder, ()):

@@ -35,8 +35,8 @@ def _facts(d: Head, machine: Machine) -> dict[str, Any]:
             reserved[name] = r.amounts
         if r.holder in shares:
             on_gpus[name] = {str(i): share for i, share in shares[r.holder].items()}
-    return {"node_id": machine.node, **machine.facts(), "labels": machine.labels, "totals": machine.totals, "reserved": reserved,
-            "lent": lent, "gpu_shares": on_gpus}
+    return {"node_id": machine.node, **machine.facts(), "labels": machine.labels, "totals": machine.totals,
+            "max_concurrent": machine.max_concurrent, "reserved": reserved, "lent": lent, "gpu_shares": on_gpus}
 
 
 def _key(r: Resident, taken: dict[str, dict[str, float]]) -> str:

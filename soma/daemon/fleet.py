@@ -6,7 +6,6 @@ decide is carried out here, in their order. Drivers that own no cluster are memb
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,16 +15,16 @@ from soma.daemon.coordination.coordinator import Coordinator
 from soma.daemon.coordination.membership import Membership
 from soma.daemon.coordination.presence import Change, Fence, Full, Kind, Lost, Recovered, Suspected, Unknown
 from soma.daemon.desk import Desk
+from soma.daemon.emptying import empty
 from soma.daemon.gate import Gate
 from soma.daemon.head import Head, tag_of
 from soma.daemon.news import News
 from soma.daemon.orders import Order
-from soma.daemon.recorded import record
+from soma.daemon.recorded import note_node, record
 from soma.daemon.remote import RemoteMachine, told_order
 from soma.errors import SecurityError, VersionMismatchError
 from soma.transport import messages as m
 from soma.transport.control import ControlServer
-from soma.transport.frames import pack
 from soma.transport.visitors import Inbox, Letter
 
 log = logging.getLogger("soma.daemon")
@@ -53,7 +52,7 @@ class Fleet:
             m.Query: self._on_query, m.Drain: self._on_drain, m.Shutdown: lambda letter: head.finish()}
         head.handlers.update({
             m.Spawned: self._news.on_spawned, m.Exited: self._news.on_exited, m.Looked: self._news.on_answer,
-            m.LogPart: self._news.on_answer,
+            m.LogPart: self._news.on_answer, m.Kept: self._news.on_kept,
             m.Halted: lambda x, _: head.residents.on_stopped(x.key, stopped=x.stopped),
             m.LogLines: lambda x, _: head.to_drivers(x), m.Detach: lambda x, _: self._driver_gone(x.peer)})
 
@@ -124,7 +123,7 @@ class Fleet:
         self.carry(said[:at + 1])
         if msg.node_id not in self._head.machines:
             self.add(msg)
-            self.note_node(msg, draining=False)
+            note_node(self._head.book, msg, draining=False)
             log.info("node %s joined with %s", msg.node_id, msg.totals)
         self.carry(said[at + 1:])
         self._head.returned(msg.node_id)
@@ -134,10 +133,6 @@ class Fleet:
         self._registers[msg.node_id] = msg
         self._head.near[tag_of(msg.peer)] = msg.node_id
         self._head.add(RemoteMachine(self, msg))
-
-    def note_node(self, msg: m.Register, *, draining: bool) -> None:
-        if self._head.book.lasting:
-            self._head.book.put("node", msg.node_id, (pack(dataclasses.replace(msg, actors=())), draining))
 
     def _on_heartbeat(self, letter: Letter) -> None:
         msg: m.Heartbeat = letter.msg
@@ -150,6 +145,8 @@ class Fleet:
         machine = self._head.machines.get(msg.node_id)
         if isinstance(machine, RemoteMachine) and machine.incarnation == msg.incarnation:
             machine.load = msg.load
+            if msg.draining and not self._head.leaving(machine):
+                empty(self._head, self.membership, self._registers[msg.node_id])
         unknown = any(isinstance(x, Unknown) for x in changes)  # then an epoch that no head has: it registers anew
         self._reply(letter.client, m.Beat(msg.seq, 0 if unknown else self.coordinator.epoch))
         self.carry(self.coordinator.beaten(msg.node_id, now))
@@ -172,10 +169,8 @@ class Fleet:
             there = ", ".join(sorted(self._head.machines)) or "none"
             self._reply(letter.client, m.Report(msg.request, "ValueError", f"there is no node {msg.node_id!r}; there are: {there}"))
             return
-        self.membership.drain(msg.node_id)
-        self._head.pools.drain(msg.node_id)
-        self.note_node(self._registers[msg.node_id], draining=True)
         self._reply(client, m.Drain(b"", msg.node_id, msg.grace, msg.reason))
+        empty(self._head, self.membership, self._registers[msg.node_id])
         self._desk.report(letter.client, msg.request, {"node_id": msg.node_id, "state": "draining"})
 
     def _on_query(self, letter: Letter) -> None:
@@ -229,8 +224,10 @@ class Fleet:
                 case Suspected(member, incarnation, reason):
                     log.warning("%s is suspected: %s", member, reason)
                     self._head.event({"kind": "NodeSuspected", "node_id": member, "why": reason})
+                    self._head.distrust(member)
                 case Recovered(member, _):
                     log.info("%s is back", member)
+                    self._head.trust(member)
                 case Lost(member, incarnation, reason):
                     self._lost(member, incarnation, reason)
                 case Fence(member, incarnation, seen):

@@ -78,7 +78,7 @@ class Head(Speaking, Reserving):
 
     def add(self, machine: Machine) -> None:
         """A machine whose resources are to be used from now on."""
-        self.pools.add_node(machine.node, machine.totals, machine.tags, machine.labels)
+        self.pools.add_node(machine.node, machine.totals, machine.tags, machine.labels, machine.max_concurrent)
         self.machines[machine.node] = machine
         self.event({"kind": "NodeJoined", "node_id": machine.node})
         self.admit()

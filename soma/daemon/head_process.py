@@ -24,6 +24,7 @@ from soma.daemon.gate import Gate, state_dir
 from soma.daemon.head import Head
 from soma.daemon.recorded import entries, unstarted
 from soma.daemon.restoring import restore
+from soma.daemon.stopping import asked
 from soma.daemon.told import answer, read_told
 from soma.errors import SomaError
 from soma.ids import DAEMON
@@ -114,13 +115,19 @@ def _lead(told: dict[str, Any], directory: Path, host: str, bind: str, settings:
     restore(head, fleet, ledger.tables, received)
     head.settle()
     Place(cluster, "", host, name, server.address, text_of(pair.public), text_of(data.public), text_of(data.secret)).write(directory)
-    signal.signal(signal.SIGTERM, lambda *_: head.finish())
+    stopped: list[int] = []
+
+    def stop(number: int, frame: Any) -> None:
+        stopped.append(number)
+        head.finish()
+
+    signal.signal(signal.SIGTERM, stop)
     ready({"address": server.address, "public": text_of(pair.public), "cluster": cluster, "pid": os.getpid(),
            "continued": before is not None})
     try:
         head.loop.run()
         head.settle()
-        fleet.close("the cluster was stopped")
+        fleet.close(asked(directory, 0.0).reason if stopped else "the cluster was stopped")
         return True
     except Exception:
         log.exception("the head failed")

@@ -106,7 +106,7 @@ class Loans:
         self._d.residents.note(worker)
         keep = int(self._d.totals.get("CPU", 0)) + KEEP_IDLE
         bound = worker.options["num_gpus"] or _group_of(worker.options)
-        if bound or len(self._idle) >= keep or worker.life.phase not in (Phase.READY, Phase.STARTING):
+        if bound or len(self._idle) >= keep or self._d.leaving(worker.machine) or worker.life.phase not in (Phase.READY, Phase.STARTING):
             self._d.stop(worker, "killed", graceful=False)
         else:
             self._idle.append(worker)
@@ -130,9 +130,9 @@ class Loans:
             if _group_of(loan.worker.options) == group:
                 self._d.stop(loan.worker, "group", graceful=False)
 
-    def end_idle(self) -> None:
-        """Nobody is there who might have tasks."""
-        for worker in list(self._idle):
+    def end_idle(self, machine: Machine | None = None) -> None:
+        """Nobody is there who might have tasks; or this machine takes none any more."""
+        for worker in [w for w in self._idle if machine is None or w.machine is machine]:
             self._d.stop(worker, "killed", graceful=False)
 
     def on_gone(self, r: Resident) -> None:

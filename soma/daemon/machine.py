@@ -53,6 +53,7 @@ class LocalMachine:
         self.loop, self.directory, self.node, self.settings = loop, directory, node, settings
         self.capabilities, self.tags = capabilities, capabilities.tags
         self.labels: dict[str, str] = {}
+        self.max_concurrent: int | None = None
         self.reports = reports
         totals = {"CPU": settings.num_cpus, "GPU": settings.num_gpus, "memory": float(settings.memory), **settings.resources}
         self.totals = {k: v for k, v in totals.items() if v}
@@ -103,6 +104,11 @@ class LocalMachine:
     def forget(self, actor: ActorId) -> None:
         self._cores.release(actor)
         path_of(self.directory, actor).unlink(missing_ok=True)
+
+    def kept(self) -> tuple[str, ...]:
+        """Actors that something is kept for and that have no process now."""
+        here = {child.order.actor for child in self.children.values()}
+        return tuple(actor for actor in self._cores.holders() if actor not in here)
 
     def look(self, peer: str, then: Callable[[Box | None], None]) -> None:
         child = self.children.get(peer)

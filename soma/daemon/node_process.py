@@ -49,6 +49,7 @@ def serve(told: dict[str, Any], directory: Path, spawner: Any, ready: Any) -> No
     from soma.daemon.joining import data_pair, join, own_host
     from soma.daemon.loop import Loop
     from soma.daemon.machine import LocalMachine
+    from soma.daemon.stopping import Stopping, asked
     from soma.transport.keys import text_of
     from soma.transport.network import NetworkWire
     from soma.transport.place import Place, network
@@ -74,11 +75,13 @@ def serve(told: dict[str, Any], directory: Path, spawner: Any, ready: Any) -> No
     outlet, mailbox, side = wire.outlet(name), wire.mailbox(name), wire.mailbox(name + ".s")
     loop = Loop(mailbox, lambda frames: agent.on_message(frames))
     session = NodeSession(node, int(time.time()), heartbeat=welcome.heartbeat, welcomed=True)
-    about = {"pid": os.getpid(), "forkserver_pid": spawner.pid, "directory": str(directory), "host": host}
+    about = {"pid": os.getpid(), "forkserver_pid": spawner.pid, "directory": str(directory), "host": host,
+             **({} if told["max_concurrent"] is None else {"max_concurrent": int(told["max_concurrent"])})}
     agent = Agent(loop, outlet, joined.client, session, About(node, name, {**capabilities.as_dict(), "about": about}, told["labels"]),
                   float(told["patience"]))
     machine = LocalMachine(loop, directory, node, settings, capabilities, spawner, agent)
-    signal.signal(signal.SIGTERM, lambda *_: agent.leave())
+    signal.signal(signal.SIGTERM, lambda *_: agent.stop(lambda: asked(directory, float(told["stop_grace"]))))
+    signal.signal(signal.SIGINT, lambda *_: agent.stop(lambda: Stopping(0.0, "it was interrupted")))
     agent.on_accepted = lambda: ready({"node": node, "pid": os.getpid(), "host": host, "capabilities": capabilities.as_dict(),
                                        "totals": machine.totals, "cluster": welcome.cluster})
     try:

@@ -103,6 +103,8 @@ class Machine(Protocol):
     totals: dict[str, float]
     tags: tuple[str, ...]
     labels: dict[str, str]
+    max_concurrent: int | None
+    """So many processes with CPUs may run there at a time; None: as many as its resources allow."""
 
     def launch(self, order: Order) -> None:
         """OSError or ValueError if it cannot even be tried."""

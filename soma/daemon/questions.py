@@ -134,6 +134,8 @@ class Questions:
                 "holdings": {name: held.get(name) for name in sorted(d.drivers)}, "refused_messages": d.refused}
 
     def _node(self, machine: Machine) -> dict[str, Any]:
-        known = machine.facts()
-        return {"node_id": machine.node, **machine.about(), "resources": machine.totals, "labels": machine.labels,
-                "available": self._d.pools.available(machine.node), "capabilities": known["capabilities"], "load": known["load"]}
+        known, count = machine.facts(), self._d.pools.limit(machine.node)
+        limit = {} if count is None else {"max_concurrent": count.most, "running": count.running}
+        return {"node_id": machine.node, **machine.about(), "state": self._d.pools.state(machine.node), **limit,
+                "resources": machine.totals, "labels": machine.labels, "available": self._d.pools.available(machine.node),
+                "capabilities": known["capabilities"], "load": known["load"]}

@@ -10,11 +10,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from soma.daemon.coordination.journal import Doomed, Entry, HeadStarted, NodeAccepted, NodeGone, Placed, Removed
 from soma.daemon.ledger import Book, Key
+from soma.transport import messages as m
+from soma.transport.frames import pack
 
 Tables = Mapping[str, Mapping[Key, Any]]
 
@@ -36,6 +39,12 @@ def record(book: Book, entry: Entry) -> None:
         case Removed(key):
             for table in ("placed", "doomed", "order"):
                 book.drop(table, key)
+
+
+def note_node(book: Book, msg: m.Register, *, draining: bool) -> None:
+    """A machine, as it told of itself; what runs there is on record elsewhere."""
+    if book.lasting:
+        book.put("node", msg.node_id, (pack(dataclasses.replace(msg, actors=())), draining))
 
 
 def entries(tables: Tables) -> Iterator[Entry]:

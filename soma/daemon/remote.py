@@ -26,6 +26,8 @@ class RemoteMachine:
         self.node, self.incarnation, self.peer = msg.node_id, msg.incarnation, msg.peer
         about = dict(msg.capabilities)
         self._about = dict(about.pop("about", {}))
+        most = self._about.pop("max_concurrent", None)
+        self.max_concurrent = most if type(most) is int and most >= 1 else None
         self.capabilities: dict[str, Any] = about
         self.totals = {name: float(n) for name, n in msg.totals.items()}
         self.tags = tuple(map(str, about.get("tags", ())))

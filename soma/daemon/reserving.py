@@ -49,6 +49,25 @@ class Reserving:
             else:  # a placement group has no one machine
                 self.groups.note(holder)
 
+    def distrust(self, node: str) -> None:
+        """It is not heard: nothing new goes there for now."""
+        if node in self.machines:
+            self.pools.distrust(node)
+
+    def trust(self, node: str) -> None:
+        """It is heard again."""
+        if node in self.machines:
+            self.pools.trust(node)
+            self.admit()
+
+    def takes(self, machine: Machine | None) -> bool:
+        """Whether something new may go there now."""
+        return machine is not None and self.machines.get(machine.node) is machine and self.pools.state(machine.node) == "open"
+
+    def leaving(self, machine: Machine | None) -> bool:
+        """Whether it is gone, or to be emptied."""
+        return machine is None or self.machines.get(machine.node) is not machine or self.pools.state(machine.node) == "draining"
+
     def returned(self, node: str) -> None:
         """A node that was expected is there."""
         if node in self.awaited:

@@ -243,10 +243,12 @@ class Residents(Watching):
     def again(self, r: Resident) -> None:
         if r.life.phase is not Phase.RESTARTING:
             return
-        if r.holder in self._d.pools and r.machine is not None:
+        d = self._d
+        if r.holder in d.pools and r.machine is not None and d.takes(r.machine):
             self.start(r, r.machine)
-        else:  # its machine is gone, and what it had there
-            self.place(r)
+            return
+        d.release(r.holder)  # its machine is leaving, not heard, or gone
+        self.place(r)
 
     def on_node_lost(self, peer: str, why: str) -> None:
         """Its machine is gone: whatever becomes of its process there, it is of this cluster no more."""

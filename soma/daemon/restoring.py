@@ -72,6 +72,7 @@ def _machines(head: Head, fleet: Fleet, rows: dict[str, dict[Any, Any]]) -> None
         head.awaited.add(msg.node_id)
         fleet.add(msg)
         fleet.apply(fleet.membership.expected(msg.node_id, msg.incarnation, now))
+        head.distrust(msg.node_id)
         if draining:
             fleet.membership.drain(msg.node_id)
             head.pools.drain(msg.node_id)

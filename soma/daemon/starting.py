@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -17,6 +18,7 @@ from soma.daemon.estate import forget
 from soma.daemon.gate import create_token, state_dir
 from soma.daemon.joining import join, known_head
 from soma.daemon.sentinel import Sentinel, wait_all
+from soma.daemon.stopping import GRACE, ask
 from soma.daemon.told import Started, start_daemon
 from soma.errors import ClusterError
 from soma.transport import messages as m
@@ -51,6 +53,11 @@ def start_node(address: str, token: str | None, **offered: Any) -> Started:
     if token is None:
         known_head(address)  # says what is missing, before anything is started
     marks(offered["tags"])
+    most, grace = offered.setdefault("max_concurrent", None), offered.setdefault("stop_grace", GRACE)
+    if most is not None and most < 1:
+        raise ValueError(f"max_concurrent={most}: at least 1")
+    if not 0 <= grace < math.inf:
+        raise ValueError(f"stop_grace={grace:g}: seconds, at least 0")
     return _start("soma.daemon.node_process", {"address": address, "token": token, **offered})
 
 
@@ -74,23 +81,36 @@ def here() -> list[tuple[Path, Place, int]]:
     return sorted(running, key=lambda entry: entry[1].node == "")
 
 
-def stop_here(timeout: float) -> int:
-    """End them, politely and then not; how many there were. What heads left that died is not needed any more."""
+def stop_here(timeout: float, grace: float = 0.0, reason: str = "soma stop") -> int:
+    """End them, politely and then not; how many there were. What heads left that died is not needed any more.
+
+    With a `grace` (seconds) work on the nodes here may end before they do; heads end after them.
+    """
     running = here()
+    for path, _, _ in running:
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            ask(path, grace, reason)
     with contextlib.ExitStack() as stack:
-        sentinels = [stack.enter_context(Sentinel(pid)) for _, _, pid in running]
-        for sentinel in sentinels:
-            sentinel.send(signal.SIGTERM)
-        wait_all(sentinels, time.monotonic() + timeout)
-        for sentinel in sentinels:
-            sentinel.send(signal.SIGKILL)
-        wait_all(sentinels, time.monotonic() + 5.0)
+        watched = [(place, stack.enter_context(Sentinel(pid))) for _, place, pid in running]
+        nodes = [sentinel for place, sentinel in watched if place.node]
+        if grace:
+            _end(nodes, grace + timeout)
+        _end([sentinel for _, sentinel in watched], timeout)
     deadline = time.monotonic() + 5.0
     while any(path.exists() for path, _, _ in running if path.exists() and owners(path)) and time.monotonic() < deadline:
         os.sched_yield()
     remove_stale()
     forget(state_dir())
     return len(running)
+
+
+def _end(sentinels: list[Sentinel], timeout: float) -> None:
+    for sentinel in sentinels:
+        sentinel.send(signal.SIGTERM)
+    wait_all(sentinels, time.monotonic() + timeout)
+    for sentinel in sentinels:
+        sentinel.send(signal.SIGKILL)
+    wait_all(sentinels, time.monotonic() + 5.0)
 
 
 def control_of(address: str) -> ControlClient:

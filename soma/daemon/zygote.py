@@ -171,7 +171,7 @@ class Zygote:
         for pid in list(self._children):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        kill_all(self._cluster, deadline=deadline, below=os.getpid())
+        kill_all(self._cluster, spare=(os.getppid(),), deadline=deadline, below=os.getpid())  # the daemon, if it lives, closes what it has
         shutil.rmtree(self._directory, ignore_errors=True)
 
 

@@ -31,9 +31,9 @@ class Fleet:
     patience: float = 20.0
     """Seconds that nodes live without the head."""
 
-    def join(self, name: str) -> dict[str, Any]:
+    def join(self, name: str, **more: Any) -> dict[str, Any]:
         offered = {"num_cpus": 2, "num_gpus": 0, "memory": None, "object_store_memory": 256 << 20, "resources": {}, "tags": [name, "all"],
-                   "labels": {"zone": name}, "host": None, "node": name, "preload": [], "patience": self.patience}
+                   "labels": {"zone": name}, "host": None, "node": name, "preload": [], "patience": self.patience, **more}
         started = starting.start_node(self.address, self.token, **offered)
         started.process.returncode = 0  # it outlives who started it; the fixture waits for it by pid
         self.nodes[name] = started.told["pid"]

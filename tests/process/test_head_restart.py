@@ -229,3 +229,32 @@ def test_who_asks_while_the_head_is_away_is_answered(fleet: Restartable, tmp_pat
         fleet.fresh = True
         fleet.start_head()
         until(lambda: all(map(gone, fleet.nodes.values())), 10)  # they belong to the cluster that nobody goes on with
+
+
+def test_the_command_that_stays_starts_a_killed_head_again(tmp_path: Path) -> None:
+    """`soma start --head --block`: its node lives on; told to end, it ends the node first, then the head."""
+    keys = {"SOMA_KEYS": str(tmp_path / "keys"), "SOMA_STATE": str(tmp_path / "state")}
+    arguments = ["start", "--head", "--bind", "tcp://127.0.0.1:0", "--name", "one", "--num-cpus", "1", "--heartbeat", "0.2", "--block"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in keys.items():
+            patch.setenv(name, value)
+        program = [sys.executable, "-u", "-c", "from soma.cli import main; main()", *arguments]
+        command = subprocess.Popen(program, stdout=subprocess.PIPE, text=True)
+        assert command.stdout is not None
+        with command, command.stdout:
+            try:
+                address = next(line for line in command.stdout if line.startswith("drivers here:")).split("'")[1]
+                pids = {place.node: pid for _, place, pid in starting.here()}
+                with soma.init(address):
+                    actor = Counter.remote()
+                    assert soma.get(actor.add.remote(1), timeout=10) == 1
+                    os.kill(pids[""], signal.SIGKILL)
+                    assert any("started again" in line for line in command.stdout)
+                    assert soma.get(actor.add.remote(1), timeout=10) == 2
+                    until(lambda: names() == {"one"})
+                now = {place.node: pid for _, place, pid in starting.here()}
+                assert now["one"] == pids["one"] and now[""] != pids[""]
+            finally:
+                command.terminate()
+            assert command.wait(20) == 0
+        assert not starting.here() and all(map(gone, now.values()))

@@ -20,7 +20,7 @@ import pytest
 from fleets import Fleet, gone, made, reap, until
 
 import soma
-from soma.daemon import starting
+from soma.daemon import starting, stopping
 from soma.errors import ActorDiedError, ClusterError, ClusterLostError, DeadlockError, ObjectTooLargeError, PlacementError, SecurityError
 from soma.transport import values
 from soma.util.placement_group import placement_group, remove_placement_group
@@ -73,6 +73,11 @@ class Counter:
         """Waits for a call of `other` that waits for a call of this one."""
         found: int = soma.get(other.through.remote(me, 1))
         return found
+
+    def wait_until(self, path: str) -> str:
+        Path(path + ".begun").touch()
+        until(Path(path).exists)
+        return "gone"
 
     def wait_for(self, path: str) -> str:
         Path(path).write_text(str(os.getpid()))
@@ -289,6 +294,24 @@ def test_a_silent_node_is_fenced_before_it_comes_back(fleet: Fleet) -> None:
         assert soma.get(phoenix.add.remote(1), timeout=5) == 1, "the new one is the only one"
 
 
+def test_a_suspected_node_gets_nothing_until_it_is_heard_again(tmp_path: Path) -> None:
+    with made(tmp_path, grace=15.0) as fleet, soma.init(fleet.address):
+        suspected: list[Any] = []
+        soma.on_event(lambda e: suspected.append(e) if isinstance(e, soma.events.NodeSuspected) else None)
+        soma.get(on("two").add.remote(1), timeout=10)  # it takes some
+        os.kill(fleet.nodes["two"], signal.SIGSTOP)
+        until(lambda: suspected)
+        made_now = [Counter.options(scheduling_strategy="SPREAD").remote() for _ in range(3)]
+        assert {node for _, node in soma.get([a.where.remote() for a in made_now], timeout=10)} == {"one"}
+        task = soma.remote(lambda: soma.get_runtime_context().get_node_id())
+        assert set(soma.get([task.options(num_cpus=1).remote() for _ in range(3)], timeout=10)) == {"one"}
+        group = placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD")
+        hard = Counter.options(scheduling_strategy=NodeAffinitySchedulingStrategy("two")).remote().where.remote()
+        assert not group.wait(0.3) and soma.wait([hard], timeout=0.1)[0] == [] and names() == {"one", "two"}
+        os.kill(fleet.nodes["two"], signal.SIGCONT)
+        assert soma.get(hard, timeout=10)[1] == "two" and group.wait(10)
+
+
 def test_a_short_silence_is_not_seen(fleet: Fleet) -> None:
     with soma.init(fleet.address):
         actor = on("two")
@@ -323,6 +346,81 @@ def test_a_node_is_drained(fleet: Fleet) -> None:
         os.waitpid(fleet.nodes["two"], 0)
         with pytest.raises(ClusterError, match="no node 'two'"):
             starting.ask_drain(fleet.address, "two", 60.0, "again")
+
+
+def test_a_stop_with_a_grace_moves_what_may_move_and_lets_calls_end(fleet: Fleet, tmp_path: Path) -> None:
+    """The node says that it drains: nothing new comes, who has restarts goes on elsewhere, a running call ends, the rest hears why."""
+    with soma.init(fleet.address):
+        phoenix = Counter.options(max_restarts=1, scheduling_strategy=NodeAffinitySchedulingStrategy("two", soft=True)).remote()
+        busy, idle = on("two"), on("two")
+        task = soma.remote(lambda: os.getpid()).options(tags=("two",))
+        soma.get([phoenix.add.remote(1), busy.add.remote(1), idle.add.remote(1), task.remote()], timeout=10)
+        assert soma.get(phoenix.where.remote(), timeout=5)[1] == "two"
+        running = busy.wait_until.remote(str(tmp_path / "go"))
+        until(lambda: (tmp_path / "go.begun").exists())
+        agent = fleet.nodes["two"]
+        path = next(path for path, place, _ in starting.here() if place.node == "two")
+        stopping.ask(path, 30.0, "the disk is changed")
+        os.kill(agent, signal.SIGTERM)
+        until(lambda: where_now(phoenix) == "one")
+        assert [n["state"] for n in soma.status()["nodes"]] == ["open", "draining"]
+        assert not gone(agent), "a call runs there"
+        (tmp_path / "go").touch()
+        assert soma.get(running, timeout=10) == "gone"
+        stuck = busy.wait_for.remote(str(tmp_path / "never"))
+        until(lambda: (tmp_path / "never").exists())
+        os.kill(agent, signal.SIGTERM)  # a second time: at once
+        with pytest.raises(ActorDiedError, match="node two was shut down: the disk is changed"):
+            soma.get(stuck, timeout=5)
+        os.waitpid(agent, 0)
+        with pytest.raises(ActorDiedError, match="the disk is changed"):
+            soma.get(idle.add.remote(1), timeout=5)
+        assert names() == {"one"} and soma.get(phoenix.add.remote(1), timeout=5) == 1
+
+
+def test_what_has_nothing_to_do_ends_at_once_and_so_many_run_at_a_time(fleet: Fleet) -> None:
+    """Also: what was kept for actors that went elsewhere while a node was silent is free when it is back."""
+    told = fleet.join("three", max_concurrent=1, stop_grace=60.0)
+    with soma.init(fleet.address):
+        assert {n["NodeID"]: n["MaxConcurrent"] for n in soma.nodes()} == {"one": None, "two": None, "three": 1}
+        first, second = on("three", num_cpus=0.5), on("three", num_cpus=0.5)
+        light = on("three", num_cpus=0)
+        soma.get([first.add.remote(1), light.add.remote(1)], timeout=10)
+        waits = second.add.remote(1)
+        assert soma.wait([waits], timeout=0.2)[0] == []
+        assert [(n["running"], n["max_concurrent"]) for n in soma.status()["nodes"] if n["node_id"] == "three"] == [(1, 1)]
+        soma.kill(first)
+        assert soma.get(waits, timeout=10) == 1
+        soma.kill(second)
+        soma.kill(light)
+        task = soma.remote(lambda: os.getpid()).options(tags=("three",))
+        soma.get([task.remote() for _ in range(3)], timeout=10)
+        os.kill(told["pid"], signal.SIGTERM)
+        os.waitpid(told["pid"], 0)  # long before its grace is over
+        soft = NodeAffinitySchedulingStrategy("two", soft=True)
+        phoenix = Counter.options(max_restarts=1, num_cpus=1, scheduling_strategy=soft).remote()
+        soma.get(phoenix.add.remote(1), timeout=10)
+        (core,) = cores_of("two")
+        os.kill(fleet.nodes["two"], signal.SIGSTOP)
+        until(lambda: where_now(phoenix) == "one")
+        os.kill(fleet.nodes["two"], signal.SIGCONT)
+        until(lambda: names() == {"one", "two"})
+        fresh = on("two", num_cpus=1)
+        soma.get(fresh.add.remote(1), timeout=10)
+        assert cores_of("two") == [core]
+
+
+def cores_of(node: str) -> list[int]:
+    return [core for a in soma.status()["actors"] if a["node_id"] == node for core in a["cores"]]
+
+
+def test_a_head_that_is_stopped_says_why(fleet: Fleet) -> None:
+    with soma.init(fleet.address):
+        actor = on("one")
+        soma.get(actor.add.remote(1), timeout=10)
+        assert starting.stop_here(10, 0.3, "moving house") == 3
+        with pytest.raises(ClusterLostError, match="was shut down: moving house"):
+            until(lambda: soma.nodes() and False)
 
 
 def test_what_a_node_leaves(fleet: Fleet) -> None:

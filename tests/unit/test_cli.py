@@ -39,6 +39,16 @@ def test_a_status_shows_what_is_there() -> None:
         assert said in text
 
 
+def test_what_the_control_port_refused_is_shown_and_what_is_limited() -> None:
+    quiet = {**STATUS, "control": {"address": "tcp://10.0.0.1:6380", "refused": 0, "limited": 0, "connections": 3}}
+    assert "control port" not in drawn(quiet) and "running" not in drawn(quiet)
+    assert "at the control port 2 messages refused, 7 messages too many" in drawn(
+        {**quiet, "control": {**quiet["control"], "refused": 2, "limited": 7}})
+    nodes = [{"node_id": "one", "state": "open"}, {"node_id": "two", "state": "suspected", "max_concurrent": 4, "running": 1}]
+    text = drawn({**STATUS, "nodes": nodes})
+    assert "suspected" in text and "1 of 4" in text and "open" not in text
+
+
 @pytest.mark.parametrize("status", [{}, {"cluster": "x"}, {"resources": None, "actors": [{}], "driver": None}])
 def test_a_status_with_holes_is_drawn(status: dict[str, Any]) -> None:
     assert "cluster" in drawn(status)

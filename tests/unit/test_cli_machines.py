@@ -90,3 +90,23 @@ def test_what_cannot_be_is_refused_before_anything_starts(arguments: list[str], 
 def test_stop_with_nothing_running() -> None:
     done = run("stop")
     assert done.exit_code == 0 and "nothing of yours" in done.output
+
+
+def test_limits_of_a_machine_come_from_flags_the_environment_and_the_file(asked: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "soma.toml"
+    file.write_text("[join]\nmax-concurrent = 3\nstop-grace = 2.5\n")
+    arguments = ("--config", str(file), "join", "tcp://10.0.0.1:6380", "--token", "soma1.x")
+    assert run(*arguments).exit_code == 0
+    assert (asked["node"]["max_concurrent"], asked["node"]["stop_grace"]) == (3, 2.5)
+    assert run(*arguments, SOMA_JOIN_MAX_CONCURRENT="2").exit_code == 0 and asked["node"]["max_concurrent"] == 2
+    assert run(*arguments, "--max-concurrent", "1", SOMA_JOIN_MAX_CONCURRENT="2").exit_code == 0 and asked["node"]["max_concurrent"] == 1
+    assert run("start", "--head", SOMA_START_MAX_CONCURRENT="4").exit_code == 0 and asked["node"]["max_concurrent"] == 4
+    assert run(*arguments, "--max-concurrent", "0").exit_code == 2
+
+
+def test_stop_says_how_long_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    monkeypatch.setattr(soma.daemon.starting, "stop_here", lambda *how: asked.append(how) or 2)
+    assert "ended 2 daemons" in run("stop", "--grace", "30", "--reason", "maintenance").output
+    assert run("stop").exit_code == 0 and run("stop", "--grace", "-1").exit_code == 2
+    assert asked == [(10.0, 30.0, "maintenance"), (10.0, 0.0, "soma stop")]

@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from soma.actors.admission.infeasible import why_never as why_never
     from soma.actors.admission.pool import Pool as Pool
     from soma.actors.admission.pool import place_gpus as place_gpus
-    from soma.actors.admission.pools import Gone as Gone
-    from soma.actors.admission.pools import Node as Node
     from soma.actors.admission.pools import Pools as Pools
     from soma.actors.admission.queue import Queue as Queue
+    from soma.actors.admission.seats import Gone as Gone
+    from soma.actors.admission.seats import Node as Node
 
 _HOMES = {"ClusterQueue": "cluster_queue", "Group": "groups", "GroupState": "groups", "why_group_never": "infeasible",
           "why_never": "infeasible", "Pool": "pool", "place_gpus": "pool",
-          "Gone": "pools", "Node": "pools", "Pools": "pools", "Queue": "queue"}
+          "Gone": "seats", "Node": "seats", "Pools": "pools", "Queue": "queue"}
 
 
 def __getattr__(name: str) -> Any:

@@ -133,7 +133,7 @@ class ClusterQueue:
             node = pools._try_acquire(holder, places, shape, line.lasting, near, mask)
             if node is None:  # nobody with the same request fits either
                 if turns and shape.want:
-                    _close(closed, places, shape.want, places.could(shape))
+                    _close(closed, places, shape.want, places.could_run(shape))
                 return
             del waiting[holder], line_of[holder]
             admitted.append((holder, node))

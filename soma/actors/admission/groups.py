@@ -103,7 +103,8 @@ class Bundles:
         nodes.pool(node)._take(group.holder(j), want, True, gpus)
         nodes.touch(i, roomier=False, lasting=True)
         group.nodes[j] = node
-        group.places.add(str(j), Pool({name: n / PARTS for name, n in want.items()}), nodes.tags[i], nodes.labels[i])
+        inside = group.places.add(str(j), Pool({name: n / PARTS for name, n in want.items()}), nodes.tags[i], nodes.labels[i])
+        group.places.mark_like(inside, nodes, i)
 
     def could_place(self, group: Group) -> bool:
         """Whether it would fit if all that is not lasting ended."""

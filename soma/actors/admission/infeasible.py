@@ -23,7 +23,7 @@ def why_never(pools: Pools, request: Mapping[str, float], where: Where = ANYWHER
         return ""
     if isinstance(where.strategy, InGroup):
         return _in_group(pools.bundles.groups.get(where.strategy.group), where.strategy, request)
-    nodes = [n for n in pools.members() if n.state == "open"]
+    nodes = [n for n in pools.members() if n.state != "draining"]
     if not nodes:
         return f"asked for {_all(request)}; the cluster has no node that takes anything"
     here = [n for n in nodes if all(t in n.tags for t in where.tags)]
@@ -74,7 +74,7 @@ def why_group_never(pools: Pools, group: Group) -> str:
     """Why empty nodes could not hold a placement group. Empty when they could."""
     if pools.bundles.feasible(group):
         return ""
-    totals = [n.totals for n in pools.members() if n.state == "open"]
+    totals = [n.totals for n in pools.members() if n.state != "draining"]
     for j, bundle in enumerate(group.bundles):
         if not any(Pool(t)._feasible(bundle) for t in totals):
             return f"bundle {j} {_too_much({name: n / PARTS for name, n in bundle.items()}, totals, 'node')}"

@@ -12,47 +12,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 
-from soma.actors.admission.amounts import GPU, Parts
+from soma.actors.admission.amounts import CPU, GPU, Parts
 from soma.actors.admission.pool import Pool, suffices
+from soma.actors.admission.tally import Tally
 from soma.actors.admission.where import InGroup, NodeAffinity, NodeLabels, Where
 
 _USES = 102
 """How full a pool is: 0 to 100 percent, and more than that."""
 _HALF = 50
 _SHAPES, _LOG = 512, 4096
-
-
-class Tally:
-    """How many holders of one kind are where."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}
-        self._with: list[int] = [0]
-        """By number of holders: the places that have so many. (None of them is asked which have 0.)"""
-        self._some = 0
-
-    def __len__(self) -> int:
-        return len(self._counts)
-
-    def add(self, i: int, change: int) -> None:
-        before = self._counts.get(i, 0)
-        after = before + change
-        if after == len(self._with):
-            self._with.append(0)
-        if before:
-            self._with[before] &= ~(1 << i)
-        if after:
-            self._with[after] |= 1 << i
-            self._counts[i] = after
-            self._some |= 1 << i
-        else:
-            del self._counts[i]
-            self._some &= ~(1 << i)
-
-    def fewest(self, mask: int) -> int:
-        """Those of `mask` that have the fewest."""
-        found = mask & ~self._some
-        return found or next(m & mask for m in self._with if m & mask)
 
 
 class Shape:
@@ -83,7 +51,13 @@ class Places:
         self.tags: list[frozenset[str]] = []
         self.labels: list[Mapping[str, str]] = []
         self.open = 0
-        """Those that take something new."""
+        """Those that take something new, now or later."""
+        self.distrusted = 0
+        """Those that get nothing for now, for their node is not heard: what waits for them goes on waiting."""
+        self.crowded = 0
+        """Those whose node runs as many processes with CPUs as it may."""
+        self.stuck = 0
+        """Those whose node does so with actors alone, so that nobody should wait for their ends."""
         self._gpus = 0
         self._use: list[int] = []
         self._by_use = [0] * _USES
@@ -123,6 +97,12 @@ class Places:
         """Nothing new comes here."""
         self.open &= ~(1 << i)
         self.version += 1
+
+    def mark_like(self, i: int, nodes: Places, j: int) -> None:
+        """A bundle that is new, on node `j`."""
+        self.distrusted |= (nodes.distrusted >> j & 1) << i
+        self.crowded |= (nodes.crowded >> j & 1) << i
+        self.stuck |= (nodes.stuck >> j & 1) << i
 
     def pool(self, name: str) -> Pool:
         return self._pools[self.number[name]]
@@ -219,11 +199,17 @@ class Places:
         shape.lasting_seen = self.lasting
         return shape.could
 
+    def could_run(self, shape: Shape) -> int:
+        """Where it could run if all that is not lasting ended."""
+        return self.could(shape) & ~self.stuck if CPU in shape.want else self.could(shape)
+
     # -- the choice ----------------------------------------------------------------------------------------------------------
 
     def find(self, shape: Shape, closed: int, near: str | None) -> int | None:
-        """The best place that has room and is not closed."""
-        left = shape.permitted & shape.fits & ~closed
+        """The best place that has room for a process and is not closed."""
+        left = shape.permitted & shape.fits & ~closed & ~self.distrusted
+        if CPU in shape.want:
+            left &= ~self.crowded
         if not left:
             return None
         want = shape.want
@@ -240,8 +226,8 @@ class Places:
         return None
 
     def fitting(self, shape: Shape, closed: int) -> int:
-        """All places that have room and are not closed."""
-        want, left = shape.want, shape.permitted & shape.fits & ~closed
+        """All places that have room for a bundle and are not closed."""
+        want, left = shape.want, shape.permitted & shape.fits & ~closed & ~self.distrusted
         for i in bits(left):
             pool = self._pools[i]
             if not suffices(want, pool._free, pool._gpus):

@@ -1,6 +1,7 @@
 """What the nodes of a cluster have, who holds how much of it where, and where somebody new goes.
 
-With one node it does what `Pool` does. A node that is draining keeps whom it has and takes nobody new. Holders inside a placement group
+With one node it does what `Pool` does. A node that is draining keeps whom it has and takes nobody new; one that is suspected takes nobody
+for now. Holders inside a placement group
 take from its bundles. Cluster-wide questions take a node, or None for all of them. Pure: no clock, no process, no random choice; ties go
 to who joined first.
 """
@@ -8,46 +9,15 @@ to who joined first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
-from soma.actors.admission.amounts import PARTS, Parts, parts_of
+from soma.actors.admission.amounts import CPU, PARTS, Parts, parts_of
 from soma.actors.admission.groups import Bundles, Group
+from soma.actors.admission.limits import Count, Limits, places_at
 from soma.actors.admission.places import Places, Shape, kind_of
 from soma.actors.admission.pool import Pool
+from soma.actors.admission.seats import Gone, Node, Seat
 from soma.actors.admission.where import ANYWHERE, InGroup, Where
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """One node, to look at."""
-
-    id: str
-    totals: dict[str, float]
-    tags: tuple[str, ...]
-    labels: dict[str, str]
-    state: Literal["open", "draining"]
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """Who lost what they had."""
-
-    holders: tuple[str, ...]
-    """They hold nothing any more."""
-    groups: tuple[str, ...] = ()
-    """Placement groups that miss bundles: RESCHEDULING, to be put in the queue again."""
-
-
-@dataclass(slots=True)
-class _Seat:
-    """Where a holder is."""
-
-    places: Places
-    name: str
-    kind: str | None
-    lasting: bool
-    group: Group | None = None
 
 
 class Pools:
@@ -56,7 +26,8 @@ class Pools:
     def __init__(self) -> None:
         self.nodes = Places()
         self.bundles = Bundles(self.nodes)
-        self._seats: dict[str, _Seat] = {}
+        self._limits = Limits(self.nodes, self.bundles)
+        self._seats: dict[str, Seat] = {}
         self._totals: tuple[int, dict[str, float]] = (-1, {})
         """Of all nodes; it is asked for often. And of which version."""
         self.lost: dict[str, None] = {}
@@ -64,10 +35,17 @@ class Pools:
 
     # -- nodes ---------------------------------------------------------------------------------------------------------------
 
-    def add_node(self, id: str, totals: Mapping[str, float], tags: Iterable[str] = (), labels: Mapping[str, str] | None = None) -> None:
-        """A node joins, empty. Raises ValueError for an id that is there, or an amount that nothing could mean."""
+    def add_node(self, id: str, totals: Mapping[str, float], tags: Iterable[str] = (), labels: Mapping[str, str] | None = None,
+                 most: int | None = None) -> None:
+        """A node joins, empty. Raises ValueError for an id that is there, or an amount that nothing could mean.
+
+        Args:
+            most: so many processes with CPUs may run there at a time; None: as many as its resources allow.
+        """
         if id in self.nodes.number:
             raise ValueError(f"node {id} is there already")
+        if most is not None:
+            self._limits.add(id, most)
         self.nodes.add(id, Pool(totals), frozenset(tags), dict(labels or {}))
         self.lost.pop(id, None)
 
@@ -80,6 +58,7 @@ class Pools:
             self.release(holder)
         groups = self.bundles.lose(id)
         self.nodes.remove(id)
+        self._limits.forget(id)
         self.lost[id] = None
         if len(self.lost) > 1000:
             del self.lost[next(iter(self.lost))]
@@ -87,15 +66,35 @@ class Pools:
 
     def drain(self, id: str) -> None:
         """Nothing new comes to this node, nor to what placement groups have there. KeyError if it is not there."""
-        self.nodes.close(self.nodes.number[id])
-        for group, j in self._bundles_at(id):
-            group.places.close(group.places.number[str(j)])
+        for places, i in places_at(id, self.nodes, self.bundles):
+            places.close(i)
+
+    def distrust(self, id: str) -> None:
+        """It is not heard: nothing new comes to it, nor to what placement groups have there, until `trust`. Who must have it waits."""
+        for places, i in places_at(id, self.nodes, self.bundles):
+            places.distrusted |= 1 << i
+
+    def trust(self, id: str) -> None:
+        """It is heard again. Look who waits."""
+        for places, i in places_at(id, self.nodes, self.bundles):
+            places.distrusted &= ~(1 << i)
+            places.touch(i, roomier=True, lasting=False)
+
+    def state(self, id: str) -> Literal["open", "suspected", "draining"]:
+        """KeyError if it is not there."""
+        i = self.nodes.number[id]
+        if not self.nodes.open >> i & 1:
+            return "draining"
+        return "suspected" if self.nodes.distrusted >> i & 1 else "open"
+
+    def limit(self, id: str) -> Count | None:
+        """How many processes with CPUs run there and may; None if that is not limited."""
+        return self._limits.of(id)
 
     def members(self) -> list[Node]:
         """All nodes, in the order of joining."""
         n = self.nodes
-        return [Node(n.names[i], pool.total, tuple(sorted(n.tags[i])), dict(n.labels[i]), "open" if n.open >> i & 1 else "draining")
-                for i, pool in n.pools()]
+        return [Node(n.names[i], pool.total, tuple(sorted(n.tags[i])), dict(n.labels[i]), self.state(n.names[i])) for i, pool in n.pools()]
 
     # -- taking and giving back ----------------------------------------------------------------------------------------------
 
@@ -134,15 +133,21 @@ class Pools:
         if kind is not None:
             places.tally(kind, name, +1)
         group = self.bundles.groups[where.strategy.group] if isinstance(where.strategy, InGroup) else None
-        seat = self._seats[holder] = _Seat(places, name, kind, lasting, group)
+        seat = self._seats[holder] = Seat(places, name, kind, lasting, group)
+        self._count(seat, shape.want, +1, +1)
         return self._node(seat)
+
+    def _count(self, seat: Seat, held: Mapping[str, int], running: int, lasting: int) -> None:
+        if CPU in held:
+            self._limits.change(self._node(seat), running, lasting if seat.lasting else 0)
 
     def release(self, holder: str) -> bool:
         """Give everything back. False if it held nothing (a death may be noticed twice)."""
         seat = self._seats.pop(holder, None)
         if seat is None:
             return False
-        places = seat.places
+        places, held = seat.places, seat.places.pool(seat.name)._holders[holder]
+        self._count(seat, held.parts, 0 if held.suspended else -1, -1)
         places.pool(seat.name).release(holder)
         places.touch(places.number[seat.name], roomier=True, lasting=seat.lasting)
         if seat.kind is not None:
@@ -155,6 +160,7 @@ class Pools:
         if seat is None or not seat.places.pool(seat.name).suspend(holder):
             return False
         seat.places.touch(seat.places.number[seat.name], roomier=True, lasting=False)
+        self._count(seat, seat.places.pool(seat.name)._holders[holder].parts, -1, 0)
         return True
 
     def resume(self, holder: str) -> bool:
@@ -163,6 +169,7 @@ class Pools:
         if seat is None or not seat.places.pool(seat.name).resume(holder):
             return False
         seat.places.touch(seat.places.number[seat.name], roomier=False, lasting=False)
+        self._count(seat, seat.places.pool(seat.name)._holders[holder].parts, +1, 0)
         return True
 
     # -- questions -----------------------------------------------------------------------------------------------------------
@@ -176,7 +183,7 @@ class Pools:
         return None if seat is None else self._node(seat)
 
     @staticmethod
-    def _node(seat: _Seat) -> str:
+    def _node(seat: Seat) -> str:
         return seat.name if seat.group is None else seat.group.nodes[int(seat.name)]
 
     def total(self, node: str | None = None) -> dict[str, float]:

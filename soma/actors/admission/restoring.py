@@ -10,7 +10,8 @@ from typing import Any
 
 from soma.actors.admission.amounts import PARTS
 from soma.actors.admission.groups import GroupState
-from soma.actors.admission.pools import Pools, _Seat
+from soma.actors.admission.pools import Pools
+from soma.actors.admission.seats import Seat
 
 
 def told_seat(pools: Pools, holder: str) -> tuple[Any, ...] | None:
@@ -34,7 +35,8 @@ def take_again(pools: Pools, holder: str, told: tuple[Any, ...]) -> None:
     places.touch(places.number[name], roomier=False, lasting=lasting)
     if kind is not None:
         places.tally(kind, name, +1)
-    pools._seats[holder] = _Seat(places, name, kind, lasting, group)
+    seat = pools._seats[holder] = Seat(places, name, kind, lasting, group)
+    pools._count(seat, dict(parts), +1, +1)
     if suspended:
         pools.suspend(holder)
 

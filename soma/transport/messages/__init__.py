@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from soma.transport.messages.node import Exited as Exited
     from soma.transport.messages.node import ForgetActor as ForgetActor
     from soma.transport.messages.node import Halted as Halted
+    from soma.transport.messages.node import Kept as Kept
     from soma.transport.messages.node import Launch as Launch
     from soma.transport.messages.node import LogPart as LogPart
     from soma.transport.messages.node import Look as Look
@@ -80,7 +81,7 @@ _CONTROL = frozenset((
     "Welcome",
 ))
 _NODE = frozenset((
-    "ConfirmEnd", "Detach", "EndProcess", "Exited", "ForgetActor", "Halted", "Launch", "LogPart", "Look", "Looked", "ReadLog",
+    "ConfirmEnd", "Detach", "EndProcess", "Exited", "ForgetActor", "Halted", "Kept", "Launch", "LogPart", "Look", "Looked", "ReadLog",
     "Spawned",
 ))
 

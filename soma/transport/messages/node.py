@@ -137,3 +137,13 @@ class LogPart:
     request: bytes
     there: bool
     end: Number
+
+
+@message(102)
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """For these actors, none of which has a process there, the machine still keeps cores and what they saved. ForgetActor answers for
+    those that are gone, or elsewhere now: the word of it may have been lost with a head, or with an earlier incarnation of the machine."""
+
+    node: str
+    actors: tuple[Name, ...]

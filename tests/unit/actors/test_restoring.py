@@ -21,14 +21,18 @@ NODES = {"one": {"CPU": 4.0, "GPU": 2.0, "memory": 8.0}, "two": {"CPU": 2.0, "GP
 def seen(pools: Pools, holders: list[str]) -> Any:
     return ({node: (pools.available(node), pools.holders(node), pools.gpu_shares(node)) for node in pools.nodes.number},
             {h: (pools.node_of(h), pools.gpus_of(h)) for h in holders},
-            {g.id: (g.nodes, g.state) for g in pools.bundles.groups.values()})
+            {g.id: (g.nodes, g.state, crowded(g.places)) for g in pools.bundles.groups.values()}, pools.limit("one"), crowded(pools.nodes))
+
+
+def crowded(places: Any) -> set[str]:
+    return {name for name, i in places.number.items() if (places.crowded | places.stuck) >> i & 1}
 
 
 @given(STEPS)
 def test_as_it_was(steps: list[Any]) -> None:
     pools, queue = Pools(), ClusterQueue()
     for node, totals in NODES.items():
-        pools.add_node(node, totals)
+        pools.add_node(node, totals, most=2 if node == "one" else None)
     holders: list[str] = []
     groups: list[str] = []
     lost: set[str] = set()
@@ -59,7 +63,7 @@ def test_as_it_was(steps: list[Any]) -> None:
     again = Pools()
     for node, totals in NODES.items():
         if node not in lost:
-            again.add_node(node, totals)
+            again.add_node(node, totals, most=2 if node == "one" else None)
     for group, row in told[0]:
         if reserve_again(again, group, row):
             queue.add_group(group)

@@ -236,7 +236,8 @@ def golden(cls: type) -> Any:
         m.Cause | tuple[()]: ("signal", None, "SIGKILL", 1, "", "", 0, 0, False), tuple[m.Cause, ...]: (), tuple[str, ...]: ("line",),
         tuple[tuple[str, bytes], ...]: (("a", b"c"),)}
     values |= {hint: example for hint, (_, example, _) in BOUNDED.items()}
-    values |= {tuple[Natural, ...]: (1, 2), tuple[tuple[Name, Natural], ...]: (("a.0", 7),), tuple[dict[str, float], ...]: ({"CPU": 1.0},)}
+    values |= {tuple[Natural, ...]: (1, 2), tuple[tuple[Name, Natural], ...]: (("a.0", 7),), tuple[dict[str, float], ...]: ({"CPU": 1.0},),
+               tuple[Name, ...]: ("aa", "bb")}
     return cls(**{f.name: values[hints[f.name]] for f in dataclasses.fields(cls)})
 
 
@@ -270,7 +271,7 @@ def test_numbers_stay_what_they_are() -> None:
         "Join": 60, "Welcome": 61, "Register": 62, "Registered": 63, "Fenced": 64, "Heartbeat": 65, "Beat": 66, "Leave": 67,
         "Query": 68, "Report": 69, "Refused": 70, "Shutdown": 71, "Drain": 72, "CreateGroup": 80, "RemoveGroup": 81,
         "Launch": 90, "EndProcess": 91, "ConfirmEnd": 92, "Look": 93, "ForgetActor": 94, "Spawned": 95, "Halted": 96, "Exited": 97,
-        "Looked": 98, "Detach": 99, "ReadLog": 100, "LogPart": 101}
+        "Looked": 98, "Detach": 99, "ReadLog": 100, "LogPart": 101, "Kept": 102}
     with pytest.raises(ValueError, match="kind 1 is taken by Call"):
         message(1)(m.Call)
 
