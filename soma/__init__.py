@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from soma.filters import search as search
     from soma.graph import Graph as Graph
     from soma.store import Cache as Cache
+    from soma.study import Study as Study
 
 _HOME = {
     **dict.fromkeys(("ActorClass", "ActorHandle", "ActorMethod", "RemoteFunction"), "soma.actors.handle"),
@@ -60,6 +61,7 @@ _HOME = {
                     "soma.cluster"),
     **dict.fromkeys(("Schema", "branch", "filter", "loop", "progress", "report", "search"), "soma.filters"),
     "Graph": "soma.graph",
+    "Study": "soma.study",
     "Cache": "soma.store",
 }
 
@@ -68,6 +70,10 @@ def __getattr__(name: str) -> Any:
     home = _HOME.get(name)
     if home is not None:
         value = getattr(importlib.import_module(home), name)
+        if name == "Graph":  # what is built upon graphs has verbs there: see soma.graph.above
+            offer = importlib.import_module("soma.graph.above").offer
+            offer("study", lambda: importlib.import_module("soma.study.graphs").GraphStudy)
+            offer("serve", lambda: importlib.import_module("soma.serve").run)
     else:
         errors = importlib.import_module("soma.errors")
 

@@ -20,6 +20,8 @@ from soma.cli.jobs import job
 from soma.cli.keys import keygen, keys, token
 from soma.cli.machines import drain, join, start, stop
 from soma.cli.runs import runs
+from soma.cli.serve import serve
+from soma.cli.studies import report, study
 from soma.errors import SomaError
 
 if TYPE_CHECKING:
@@ -63,7 +65,7 @@ def configured(path: Path | None) -> dict[str, Any]:
 
 main.add_command(cache)
 main.add_command(runs)
-for command in (start, join, stop, drain, job, keygen, keys, token):
+for command in (start, join, stop, drain, job, keygen, keys, token, study, report, serve):
     main.add_command(command)
 
 
@@ -143,9 +145,9 @@ def render_status(status: Mapping[str, Any]) -> RenderableType:
     held = status.get("holdings") or {}
     drivers = ", ".join(_driver(d, held.get(d)) for d in status.get("drivers") or ())
     facts = [("node", status.get("node_id")), ("daemon", status.get("pid")), ("free", amounts), ("GPUs", gpus),
-             ("tags", ", ".join(machine.get("tags") or ())),
+             ("tags", ", ".join(machine.get("tags") or ())), ("running", _running(status)),
              ("drivers", drivers), ("directory", status.get("directory")),
-             ("refused messages", status.get("refused_messages"))]
+             ("refused messages", status.get("refused_messages")), ("at the control port", _refused(status.get("control") or {}))]
     for key, value in (status.get("driver") or {}).items():
         facts.append((f"driver's {key.replace('_', ' ')}", _amount(key, value)))
     lines: list[RenderableType] = [Text.assemble((f"{name:<20}", "dim"), str(value)) for name, value in facts if value]
@@ -154,10 +156,21 @@ def render_status(status: Mapping[str, Any]) -> RenderableType:
     columns = ["actor", "class", "state", "node", "pid", "memory", "shared", "refs", "reserved", "cores", "restarts"]
     table = _table(columns, [_actor_row(a, several) for a in actors])
     if several:
-        lines += [Text(), _table(["node", "host", "free", "GPUs", "tags", "load", "daemon"], [_node_row(n) for n in nodes])]
+        headings = ["node", "host", "state", "free", "running", "GPUs", "tags", "load", "daemon"]
+        lines += [Text(), _table(headings, [_node_row(n) for n in nodes])]
     name = str(status.get("directory") if not several else status.get("cluster") or "?").rpartition("/")[2]
     return Panel(Group(*lines, Text(), table if actors else Text("no actors", style="dim")),
                  title=Text.assemble("cluster ", (name, "bold")), title_align="left", expand=False)
+
+
+REFUSALS = {"auth_rejected": "handshakes refused", "refused": "messages refused", "limited": "messages too many", "cut": "connections cut",
+            "dropped": "messages dropped", "undelivered": "answers undelivered", "too_many_connections": "connections too many"}
+"""Counters of a control port, in words."""
+
+
+def _refused(counters: Mapping[str, Any]) -> str:
+    """What a head's control port refused; "" if nothing."""
+    return ", ".join(f"{counters[key]} {words}" for key, words in REFUSALS.items() if counters.get(key))
 
 
 def _driver(name: str, held: Mapping[str, Any] | None) -> str:
@@ -168,9 +181,20 @@ def _node_row(node: Mapping[str, Any]) -> list[str]:
     machine, total, free = node.get("capabilities") or {}, node.get("resources") or {}, node.get("available") or {}
     amounts = ", ".join(f"{_amount(key, free.get(key, 0))} of {_amount(key, most)} {key}" for key, most in sorted(total.items()))
     load = (node.get("load") or {}).get("load_1m")
-    return [str(node.get("node_id", "?")), str(node.get("host") or ""), amounts,
+    return [str(node.get("node_id", "?")), str(node.get("host") or ""), _node_state(node), amounts, _running(node),
             ", ".join(str(g.get("name", "?")) for g in machine.get("gpus") or ()), ", ".join(machine.get("tags") or ()),
             "" if load is None else f"{load:.2f}", str(node.get("pid") or "")]
+
+
+def _node_state(node: Mapping[str, Any]) -> str:
+    state = str(node.get("state") or "")
+    return "" if state == "open" else state
+
+
+def _running(node: Mapping[str, Any]) -> str:
+    """How many run there of those that may; "" without a limit."""
+    most = node.get("max_concurrent")
+    return "" if most is None else f"{node.get('running', 0)} of {most}"
 
 
 def _actor_row(actor: Mapping[str, Any], several: bool) -> list[str]:

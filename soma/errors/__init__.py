@@ -31,6 +31,8 @@
     ├── EnvironmentBuildError            packages that an actor or job asked for cannot be had; ends with what uv said
     ├── ArchiveError                     also a ValueError: files that cannot be packed or unpacked
     ├── JobError                         no such job, or it has not what was asked for
+    ├── StudyError                       a study cannot be opened, run or read as asked
+    │   └── SpaceError                       also a ValueError: a search space that cannot be; names the dimension
     ├── TrainingError                    training together went wrong
     │   ├── GroupBrokenError             a member of a group is gone: nobody's collective call can finish
     │   ├── NonFiniteError               a gradient, or what a client gave, is NaN or infinite; says whose and which
@@ -51,12 +53,14 @@ from typing import Literal
 
 from soma.errors.causes import UNKNOWN_CAUSE as UNKNOWN_CAUSE
 from soma.errors.causes import DeathCause as DeathCause
+from soma.errors.graphs import GraphError as GraphError
+from soma.errors.graphs import IdentityError as IdentityError
+from soma.errors.graphs import NotFittedError as NotFittedError
+from soma.errors.graphs import SchemaError as SchemaError
+from soma.errors.graphs import StreamBrokenError as StreamBrokenError
+from soma.errors.root import SomaError as SomaError
 
 Executed = Literal["no", "maybe"]
-
-
-class SomaError(Exception):
-    """Root of the tree."""
 
 
 class ClusterError(SomaError):
@@ -211,25 +215,6 @@ class ObjectTooLargeError(SomaError):
     """A single value over the configured limit."""
 
 
-class GraphError(SomaError, ValueError):
-    """A graph that cannot be: the message names the nodes."""
-
-
-class SchemaError(GraphError):
-    """A value does not fit what a filter declared, or two filters declared what cannot fit together."""
-
-
-class IdentityError(SomaError, TypeError):
-    """A value has no stable identity: equal ones would not be recognised as equal. `path` says which part of it is at fault."""
-
-    def __init__(self, path: str, problem: str) -> None:
-        super().__init__(path, problem)
-        self.path, self.problem = path, problem
-
-    def __str__(self) -> str:
-        return f"{self.path} cannot be hashed stably: {self.problem}"
-
-
 class TrainingError(SomaError):
     """Training together went wrong."""
 
@@ -262,28 +247,6 @@ class CacheFullError(CacheError):
     """The disk has no room for a value; nothing of it was stored."""
 
 
-class StreamBrokenError(SomaError):
-    """A stream cannot go on by itself. `at` is the first chunk whose result was not given; the `__cause__` says what happened."""
-
-    def __init__(self, at: int, why: str = "") -> None:
-        super().__init__(at, why)
-        self.at, self.why = at, why
-
-    def __str__(self) -> str:
-        return f"the stream broke at chunk {self.at}" + (f": {self.why}" if self.why else "")
-
-
-class NotFittedError(SomaError, ValueError):
-    """A filter that learns was asked for its output before it had a state."""
-
-    def __init__(self, node: str, title: str) -> None:
-        super().__init__(node, title)
-        self.node, self.title = node, title
-
-    def __str__(self) -> str:
-        return f"node {self.node!r} ({self.title}) is not fitted: call fit(X, y) or load_state(...) first"
-
-
 class EnvironmentBuildError(SomaError):
     """An environment could not be made; the message ends with the last lines of what tried. Nothing else is used in its place."""
 
@@ -294,3 +257,11 @@ class ArchiveError(SomaError, ValueError):
 
 class JobError(SomaError):
     """There is no such job, the actor that kept it is gone, or it has not what was asked for."""
+
+
+class StudyError(SomaError):
+    """A study cannot be opened, run or read as asked: another one has its name, its storage is not there, nothing has completed yet."""
+
+
+class SpaceError(StudyError, ValueError):
+    """A search space that cannot be; the message names the dimension."""

@@ -8,6 +8,7 @@ is `compile`'s business.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,32 @@ class Blueprint:
             if not isinstance(id, str):
                 raise TypeError(f"connect takes the ids of two nodes, got {type(id).__name__}")
         self.edges[before, after] = None
+
+    def cut(self, edges: Iterable[Edge]) -> None:
+        """Take edges away, and with them the members whose output then leads nowhere. A member that loses all of its inputs gets the
+        graph's own.
+
+        Raises:
+            GraphError: there is no such edge.
+        """
+        ends = set(self.nodes) - {a for a, _ in self.edges}
+        for edge in edges:
+            if edge not in self.edges:
+                there = ", ".join(f"{a!r} >> {b!r}" for a, b in self.edges) or "none"
+                raise GraphError(f"there is no edge {edge[0]!r} >> {edge[1]!r}; the edges are {there}")
+            del self.edges[edge]
+            self.placed.discard(edge[1])
+        before: dict[str, list[str]] = {}
+        for a, b in self.edges:
+            before.setdefault(b, []).append(a)
+        alive, todo = set(ends), list(ends)
+        while todo:
+            fresh = [id for id in before.get(todo.pop(), []) if id not in alive]
+            alive.update(fresh)
+            todo += fresh
+        self.nodes = {id: member for id, member in self.nodes.items() if id in alive}
+        self.edges = {edge: None for edge in self.edges if edge[0] in alive and edge[1] in alive}
+        self.placed &= alive
 
     def copy(self) -> Blueprint:
         return Blueprint(dict(self.nodes), dict(self.edges), set(self.placed), dict(self.replaced))

@@ -110,6 +110,23 @@ class Building(Wired):
         made._blueprint.replaced.update({id: with_parameters(filters[id], some) for id, some in wanted.items()})
         return made
 
+    def edges(self) -> list[tuple[str, str]]:
+        """Between its members, as they were written: (before, after). Graphs that stand in it have their own."""
+        return list(self._blueprint.edges)
+
+    def without(self, *edges: tuple[str, str]) -> Self:
+        """A new graph like this one without some of its `edges()`. Nothing that was learnt comes along.
+
+        A node whose output then leads nowhere is left out, with what only led to it. One that loses all of its inputs gets the
+        graph's own; one that keeps a single input gets that by itself.
+
+        Raises:
+            GraphError: there is no such edge.
+        """
+        made = self._like_this()
+        made._blueprint.cut(edges)
+        return made
+
     def _like_this(self) -> Self:
         """A graph of the same blueprint and options."""
         raise NotImplementedError

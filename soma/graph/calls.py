@@ -140,6 +140,8 @@ class Calls:
         outputs = {id: Value(ref=sent.values[i], digest=report.outputs[i] if report.outputs else "") for i, id in enumerate(call.wanted)}
         if call.op != "forward" and (verdict is None or verdict.state is None):
             self._learnt(sent, report)
+            if report.state_tier and verdict is not None and self.recall is not None:
+                self.recall.found_late(call, verdict.keeping, report.state_tier, report.ms)
         if verdict is not None and self.cache is not None and self.cache.spec.path is None:
             self._keep(sent, report, outputs)
         if sent.chunk is not None and self.methods.get(call.node) == "evolve":

@@ -6,7 +6,7 @@ lies in its actor; with a cache it also lies there, and survives them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from soma.actors.refs import ObjectRef
 from soma.errors import GraphError
 from soma.filters import mismatch
 from soma.graph import saving
+from soma.graph.above import offered
 from soma.graph.calls import Settings
 from soma.graph.chunks import Source
 from soma.graph.explaining import Explanation, explained, picture
@@ -215,10 +216,43 @@ class Graph(Running):
         refs = {id: self._processes.handle(id).pid.remote() for id in self._processes.filters}
         return dict(zip(refs, cluster.get(list(refs.values())), strict=True))
 
-    def _like_this(self) -> Self:
-        made = type(self)(name=self.name, **self._options)
+    # -- others like it --------------------------------------------------------------------------------------------------------
+
+    def study(self, name: str, X: Any, y: Any = None, *, score: Callable[[Any, Any], Any], validation: Any = None, cv: Any = None,
+              space: Any = None, **options: Any) -> Any:
+        """A search for good parameters of this graph: a `soma.study.graphs.GraphStudy`, whose `run` needs no objective.
+
+            study = graph.study("tune", X, y, score=accuracy_score, cv=5, n_trials=30, seed=0).run(n_jobs=2)
+            study.best_graph().fit(X, y)
+
+        Args:
+            name: of the study.
+            X, y: inputs and targets.
+            score: `score(y_true, y_pred)` of held-out rows: a number, or a dict of numbers by objective. More is better, unless
+                `directions` says otherwise.
+            validation: the rows to score: (X, y) apart from those given, or a share of them; 0.25 if nothing is said here or in `cv`.
+            cv: instead, the number of folds, a splitter of scikit-learn's, or pairs of index arrays (train, test).
+            space: further dimensions, or others than `soma.search` declares in the filters: {"node.parameter": …}, as in
+                `soma.Study`; and `{"a -> b": soma.study.edge()}` for an edge that may be left out.
+            options: of `soma.Study`.
+        """
+        return offered("study")(self, name, (X, y), score=score, validation=validation, cv=cv, space=space, **options)
+
+    def serve(self, *, host: str = "127.0.0.1", port: int = 5000, **options: Any) -> None:
+        """Serve predictions of this graph, fitted, over HTTP, until SIGTERM, Ctrl-C or POST /shutdown: `soma.serve.run(graph, …)`.
+
+        Each slot has a graph of its own, with processes of its own for its filters. Needs the extra `serve`.
+        """
+        offered("serve")(self, host=host, port=port, **options)
+
+    def with_options(self, **options: Any) -> Self:
+        """A new graph like this one with other `cache`, `cache_path`, `record` or `wait`. Nothing that was learnt comes along."""
+        made = type(self)(name=self.name, **{**self._options, **options})
         made._blueprint = self._blueprint.copy()
         return made
+
+    def _like_this(self) -> Self:
+        return self.with_options()
 
     def _repr_html_(self) -> str:
         """The drawing that notebooks show; after a run, with times and cache hits."""

@@ -106,18 +106,34 @@ class Processes:
             self.handle(first)
 
     def _start(self, placed: Placed) -> Handle:
-        together = [id for id, p in self.placements().items() if p.process == placed.process]
-        filters = {id: self.filters[id] for id in together}
-        groups = {}
-        for id in together:
-            plan = self._plans[id]
-            if plan.is_composite(id) and plan.group(id)[0] == id:
-                groups[id] = [(m, plan.node(m).inputs) for m in plan.group(id)]
+        filters, groups = self._hosted_by(placed.process)
         spec = self._cache.spec if self._cache is not None and self._cache.spec.path is not None else None
         options = {"name": placed.process, **placed.options}
         actor: Handle = cluster.remote(FilterActor).options(**options).remote(filters, groups, spec)
         self._handles[placed.process] = actor
         return actor
+
+    def _hosted_by(self, process: str) -> tuple[dict[str, Any], dict[str, list[tuple[str, tuple[str, ...]]]]]:
+        """The filters of a process, and the groups among them."""
+        together = [id for id, p in self.placements().items() if p.process == process]
+        groups = {}
+        for id in together:
+            plan = self._plans[id]
+            if plan.is_composite(id) and plan.group(id)[0] == id:
+                groups[id] = [(m, plan.node(m).inputs) for m in plan.group(id)]
+        return {id: self.filters[id] for id in together}, groups
+
+    def exchange(self, plan: Plan, filters: Mapping[str, Any]) -> None:
+        """Run other filters, of a plan of the same shape, in the processes that there are. What was learnt is forgotten.
+
+        Raises:
+            Exception: one of them cannot come to its process; then the processes are of no use any more.
+        """
+        with self._lock:
+            self._plan, self.filters, self.states = plan, filters, {}
+            self._plans = {n.id: p for p in plan.plans() for n in p.nodes}
+            taken = [handle.load.remote(*self._hosted_by(process)) for process, handle in self._handles.items()]
+        cluster.get(taken)
 
     def died(self, first: str, handle: Handle) -> None:
         """A unit's actor died: the next use makes another. What only it held is lost."""

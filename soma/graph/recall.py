@@ -98,6 +98,10 @@ class Recall:
         key = keeping.state_key if what == "fit" else keeping.output_key(keeping.state, part)
         self._cache.keep(key, value, hashed, Made(f"{keeping.title} {what}", keeping.parts, ms, time.time(), "", self._run))
 
+    def found_late(self, call: Call, keeping: Keeping, tier: str, ms: float) -> None:
+        """The state was not there when it was looked for, and was when the call came to make it: somebody else had made it meanwhile."""
+        self._note(NodeCacheHit, Why(call.node, "state", True, tier), what="state", tier=tier, key=keeping.state_key, load_ms=ms)
+
     @staticmethod
     def with_state(keeping: Keeping, state: str) -> Keeping:
         """After `fit`: the state that outputs are made with."""

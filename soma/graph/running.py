@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from os import PathLike
 from typing import Any, Self
 
-from soma.errors import CacheMissError, GraphError
-from soma.events import RunStarted
-from soma.filters import Identity, resolved
+from soma.cluster.hub import Subscriber
+from soma.errors import ActorDiedError, CacheMissError, GraphError
+from soma.events import Event, RunStarted
+from soma.filters import Identity, options_of, resolved
+from soma.graph.builder import Blueprint
 from soma.graph.building import Building
 from soma.graph.calls import Calls, Settings
 from soma.graph.cancelling import UnderWay
@@ -31,7 +33,7 @@ from soma.graph.waiting import wait_for
 from soma.graph.walk import Walk
 from soma.runs import Run, RunFolder
 from soma.runs.run import new_id
-from soma.store import Cache
+from soma.store import Cache, CacheSpec
 
 
 class Running(Building):
@@ -47,11 +49,47 @@ class Running(Building):
         self._identities: dict[str, Identity] = {}
         self._last: LastRun | None = None
         self._underway = UnderWay()
+        self._listeners: list[Subscriber] = []
+
+    @property
+    def cache(self) -> Cache | None:
+        """Where results are kept."""
+        return self._cache
+
+    def on_event(self, fn: Callable[[Event], None]) -> Callable[[], None]:
+        """Call `fn` with every event of this graph's own runs from the next one on, in the thread that runs it.
+
+        Returns:
+            A function that ends the subscription.
+        """
+        self._listeners.append(fn)
+        return lambda: self._listeners.remove(fn) if fn in self._listeners else None
 
     def close(self) -> None:
         """End the graph's processes; what they learnt is gone with them, unless a cache has it. The next use starts new ones."""
         if self._made is not None:
             self._made.close()
+
+    @property
+    def reserves(self) -> bool:
+        """Whether its processes hold what others may wait for."""
+        return any(o.num_cpus or o.num_gpus or o.memory for o in map(options_of, self._compile()[1].values()))
+
+    def take_over(self, other: Running) -> None:
+        """Run in the processes of another graph, which has none afterwards, if both have the same nodes, edges, options and cache; else
+        they are ended. What was learnt in them is forgotten."""
+        (plan, filters), (before, others) = self._compile(), other._compile()
+        made, other._made = other._made, None
+        if made is None:
+            return
+        alike = _shape(plan, filters) == _shape(before, others) and _spec(self._cache) == _spec(other._cache)
+        with contextlib.ExitStack() as stack:
+            stack.callback(made.close)
+            if alike and self._made is None:
+                with contextlib.suppress(ActorDiedError):  # one died meanwhile: begin with new ones
+                    made.exchange(plan, {id: resolved(f, id) for id, f in filters.items()})
+                    self._made = made
+                    stack.pop_all()
 
     def cancel(self, *, force: bool = True) -> int:
         """End all runs of this graph that are under way, from another thread; gives how many there were.
@@ -61,6 +99,10 @@ class Running(Building):
         are ended, and with them all that was reserved or kept; others stay as they were. The graph can be used again at once.
         """
         return self._underway.cancel(force=force)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """To another process it goes as it was written; what it learnt and its processes stay."""
+        return _written, (type(self), self.name, dict(self._options), self._blueprint)
 
     def _ready(self, what: str, settings: Settings) -> Plan:
         plan, filters = self._compile()
@@ -104,7 +146,7 @@ class Running(Building):
         folder = RunFolder.create(new_id(what), what, seed=seed, params={"graph": self.name}) if recorded else None
         if folder is not None:
             folder.add_plan(plan.to_json())
-        run = Run(what, folder, bar(what, progress, chunks))
+        run = Run(what, folder, (*bar(what, progress, chunks), *self._listeners))
         run.emit(RunStarted, what=what, plan_summary=plan.formula()[:500], nodes=nodes)
         return run
 
@@ -183,3 +225,18 @@ def _learning(execution: Execution) -> Learning:
     told = {"batch size": s.batch_size, "epochs": s.epochs, "shuffle": s.shuffle}
     return Learning(s.y.digest, {name: str(value) for name, value in told.items() if value is not None})
 
+
+def _shape(plan: Plan, filters: Mapping[str, Any]) -> list[Any]:
+    """All that decides where the filters of a plan run, and what with."""
+    return [(n.id, n.inputs, p.group(n.id), options_of(filters[n.id]) if n.id in filters else n.label)
+            for p in plan.plans() for n in p.nodes]
+
+
+def _spec(cache: Cache | None) -> CacheSpec | None:
+    return None if cache is None else cache.spec
+
+
+def _written(cls: Callable[..., Running], name: str | None, options: Mapping[str, Any], blueprint: Blueprint) -> Running:
+    made = cls(name=name, **options)
+    made._blueprint = blueprint
+    return made

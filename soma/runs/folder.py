@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soma.events import Event, MetricReported, event_of
+from soma.events import Event, MetricReported, TrialMetric, event_of
 from soma.runs.manifest import manifest
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RunFolder:
         if not self._broken:
             self._append(self._events, _as_json(event.as_dict()))
 
-    def add_metric(self, event: MetricReported) -> None:
+    def add_metric(self, event: MetricReported | TrialMetric) -> None:
         if self._broken:
             return
         try:
@@ -73,8 +73,9 @@ class RunFolder:
         except OSError as e:
             self._give_up(e)
             return
+        node = f"trial {event.trial}" if isinstance(event, TrialMetric) else event.node
         self._append(self._metrics, json.dumps({"name": event.name, "value": event.value, "step": event.step, "time": event.time,
-                                                "node": event.node}))
+                                                "node": node}))
 
     def add_plan(self, text: str) -> None:
         self._write_or_give_up("plan.json", text)

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-PACKAGES = ("soma", "numpy", "scipy", "scikit-learn", "torch", "pandas", "safetensors", "pyzmq", "cloudpickle")
+PACKAGES = ("soma", "numpy", "scipy", "scikit-learn", "torch", "pandas", "safetensors", "optuna", "pyzmq", "cloudpickle")
 
 
 def manifest(id: str, what: str, seed: int | None, params: Mapping[str, Any]) -> dict[str, Any]:

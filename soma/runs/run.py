@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from soma.cluster.hub import HUB, Hub, Subscriber
-from soma.events import Event, MetricReported, RunCompleted, RunFailed, event_of
+from soma.events import Event, MetricReported, RunCompleted, RunFailed, TrialMetric, event_of
 from soma.runs.folder import RunFolder
 
 
@@ -88,7 +88,7 @@ class Run:
     def _deliver(self, event: Event) -> None:
         if self.folder is not None:
             self.folder.add(event)
-            if isinstance(event, MetricReported):
+            if isinstance(event, MetricReported | TrialMetric):
                 self.folder.add_metric(event)
         for fn in self._listeners:
             fn(event)

@@ -27,7 +27,8 @@ def run(name: str, where: Path, *arguments: str) -> str:
 
 def test_every_example_is_tried() -> None:
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
-        "digits.py", "diabetes.py", "text.py", "convnet.py", "federated.py", "pipeline.py", "population.py"}
+        "digits.py", "diabetes.py", "text.py", "convnet.py", "federated.py", "pipeline.py", "population.py", "study_svc.py",
+        "study_mlp.py", "study_graph.py"}
 
 
 @pytest.mark.timeout(60)
@@ -70,3 +71,39 @@ def test_text(tmp_path: Path) -> None:
     assert int(grown) < 75
     (right,) = re.findall(r"right for ([\d.]+)% of", out)
     assert float(right) > 90
+
+
+@pytest.mark.timeout(60)
+def test_study_svc(tmp_path: Path) -> None:
+    """In one process the trials of a seed are always the same; with two, which result is there first decides what is tried next."""
+    pytest.importorskip("optuna")
+    out = run("study_svc.py", tmp_path)
+    found = dict(re.findall(r"^accuracy on other folds, (\S+) +([\d.]+)$", out, re.M))
+    assert float(found["tuned"]) > float(found["SVC()"]) + 0.04 and float(found["tuned"]) > float(found["scaled"]) - 0.002
+    tried = re.findall(r"^  (\w+) +tried +(\d+) times, with ([\w, ]+): [\d.]+ at best$", out, re.M)
+    assert sum(int(n) for _, n, _ in tried) == 40
+    assert [(kernel, names) for kernel, _, names in tried] == [("rbf", "C, gamma"), ("poly", "C, degree"), ("linear", "C")]
+
+
+@pytest.mark.torch
+@pytest.mark.timeout(90)
+def test_study_mlp(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    out = run("study_mlp.py", tmp_path)
+    ((trials, pruned, epochs, planned, saved),) = re.findall(
+        r"^(\d+) trials in [\d.]+ s, (\d+) of them pruned: (\d+) epochs instead of (\d+), (\d+) saved$", out, re.M)
+    each = re.findall(r"^  trial +\d+: (\w+) +after +(\d+) epochs", out, re.M)
+    assert len(each) == int(trials) == 20 and sum(state == "pruned" for state, _ in each) == int(pruned) > 0
+    assert sum(int(n) for _, n in each) == int(epochs) == int(planned) - int(saved) and int(planned) == 240
+    assert float(re.findall(r"^trained again: ([\d.]+)", out, re.M)[0]) > 0.9
+
+
+@pytest.mark.timeout(90)
+def test_study_graph(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    out = run("study_graph.py", tmp_path)
+    lines = re.findall(r"^  (\w+) +fitted +(\d+) times, taken from the cache +(\d+) times", out, re.M)
+    times = {node: (int(fitted), int(found)) for node, fitted, found in lines}
+    assert times["rbm"] == (1, 11) and sum(times["classify"]) == 12
+    assert sum(times["pca"]) == int(re.findall(r"^with the edge pca -> join: (\d+) trials", out, re.M)[0])
+    assert float(re.findall(r"^its graph, .*: ([\d.]+) on digits", out, re.M)[0]) > 0.9

@@ -21,7 +21,7 @@ from soma.store.records import Record
 pytestmark = pytest.mark.crash
 ROOT = Path(soma.__file__).parents[1]
 STAGES = 6
-KILLS = 50 if os.environ.get("SOMA_TEST_PROFILE") == "nightly" else 20
+KILLS = 50 if os.environ.get("SOMA_TEST_PROFILE") == "nightly" else 12
 """Each takes most of a second."""
 
 PROGRAM = '''
