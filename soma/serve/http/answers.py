@@ -1,0 +1,57 @@
+"""What goes back: compact JSON, and what every answer says about itself."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass
+from typing import Any
+
+from soma.serve.protocol import Refused
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_JSON = (b"content-type", b"application/json")
+NOSNIFF = (b"x-content-type-options", b"nosniff")
+_NO_STORE = (b"cache-control", b"no-store")
+
+
+def encode(value: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    try:
+        return _encode(value).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        return _encode_ascii(value).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A whole answer."""
+
+    status: int
+    body: bytes
+    headers: tuple[tuple[bytes, bytes], ...] = (_JSON, _NO_STORE, NOSNIFF)
+
+
+def json_answer(value: Any, status: int = 200) -> Answer:
+    return Answer(status, encode(value))
+
+
+def text_answer(text: str | bytes, kind: bytes, *headers: tuple[bytes, bytes]) -> Answer:
+    return Answer(200, text.encode() if isinstance(text, str) else text, ((b"content-type", kind), NOSNIFF, *headers))
+
+
+def refusal(refused: Refused) -> Answer:
+    """`{"detail": …}`, and when to come again."""
+    headers = [_JSON, _NO_STORE, NOSNIFF, *refused.headers]
+    if refused.retry_after is not None:
+        headers.append((b"retry-after", str(max(1, math.ceil(refused.retry_after))).encode()))
+    return Answer(refused.status, encode({"detail": refused.detail}), tuple(headers))
+
+
+async def send_answer(answer: Answer, send: Send) -> None:
+    headers = [*answer.headers, (b"content-length", str(len(answer.body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": answer.body})

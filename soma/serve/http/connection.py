@@ -1,0 +1,182 @@
+"""One connection: uvicorn's, with the limits that it does not have, and with word of its end.
+
+A head must arrive in time and be of a sane size, and there are only so many connections; who comes later is told so and closed.
+What a client sends that is not HTTP closes its connection and nothing else; it is not logged, so nobody can fill the log with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from soma.serve.http.options import HttpOptions
+
+EXTENSION = "soma.connection"
+
+
+class HeadTooLarge(Exception):
+    """More than `header_limit`."""
+
+
+class Joined:
+    """A transport that sends what is written in one turn of the loop with one system call: head and body, events that come fast.
+
+    Closed, it sends what is left; a client that does not take any of that for `patience` seconds is cut off.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, patience: float) -> None:
+        self._transport, self._loop, self._patience = transport, loop, patience
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def write(self, data: bytes) -> None:
+        if not self._parts:
+            self._loop.call_soon(self.flush)
+        self._parts.append(data)
+        self._size += len(data)
+        if self._size > HIGH_WATER_LIMIT:
+            self.flush()  # now, so that the transport can say that it is too much
+
+    def flush(self) -> None:
+        if self._parts:
+            data, self._parts, self._size = b"".join(self._parts), [], 0
+            self._transport.write(data)
+
+    def close(self) -> None:
+        self.flush()
+        if not self._transport.is_closing():
+            self._transport.close()
+            self._linger(None)
+
+    def _linger(self, before: int | None) -> None:
+        left = self._transport.get_write_buffer_size()
+        if left and before is not None and left >= before:
+            self._transport.abort()
+        elif left:
+            self._loop.call_later(self._patience, self._linger, left)
+
+    def abort(self) -> None:
+        self._parts.clear()
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+
+class Connection(HttpToolsProtocol):
+    """See the module. The application finds it in `scope["extensions"]`.
+
+    Attributes:
+        gone: the client has closed it.
+        on_gone: called then, once.
+    """
+
+    options: HttpOptions
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gone = False
+        self.on_gone: Callable[[], None] | None = None
+        self._in_head = True
+        self._head = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # -- beginning and end -----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self.transport = cast(asyncio.Transport, Joined(transport, self.loop, self.options.write_timeout))
+        self._watch_head()
+        if len(self.connections) > self.options.connections:
+            self._refuse(b"503 Service Unavailable", b"too many connections", b"retry-after: 1\r\n")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.gone = True
+        self._unwatch_head()
+        if self.on_gone is not None:
+            self.on_gone()
+            self.on_gone = None
+
+    def abort(self) -> None:
+        """Close it without waiting for the client to take what was sent."""
+        self.transport.abort()
+
+    # -- what arrives ----------------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.gone or self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head += len(data)
+            if self._head > self.options.header_limit:
+                self._refuse_head()
+            elif self._deadline is None:
+                self._watch_head()
+        elif self._deadline is None and self.timeout_keep_alive_task is None and self.cycle.response_complete:
+            self._watch_head()  # empty lines, or the rest of a body that nobody reads: not a way to stay for ever
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head, self._head = True, 0
+        cast(dict[str, Any], self.scope)["extensions"] = {EXTENSION: self}
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._head += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._head += len(name) + len(value)
+        if self._head > self.options.header_limit:
+            raise HeadTooLarge
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head = False, 0
+        if self._deadline is not None:
+            self._unwatch_head()
+        super().on_headers_complete()
+        if self.parser.should_upgrade() or self.expect_100_continue:
+            # There is nothing to upgrade to, and what follows may be anything. And who is refused before leave to send may send or not.
+            self.cycle.keep_alive = False
+
+    def send_400_response(self, msg: str) -> None:
+        """What does not parse. A head that was too large says so."""
+        if self._head > self.options.header_limit:
+            self._refuse_head()
+        else:
+            self._refuse(b"400 Bad Request", b"this is not HTTP")
+
+    # -- limits ----------------------------------------------------------------------------------------------------------------
+
+    def _watch_head(self) -> None:
+        self._deadline = self.loop.call_later(self.options.header_timeout, self._head_is_late)
+
+    def _unwatch_head(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _head_is_late(self) -> None:
+        self._deadline = None
+        if not self.transport.is_closing():
+            self._refuse(b"408 Request Timeout", b"the request did not arrive in time")
+
+    def _refuse_head(self) -> None:
+        self._refuse(b"431 Request Header Fields Too Large", b"the head of the request is too large")
+
+    def _refuse(self, status: bytes, why: bytes, headers: bytes = b"") -> None:
+        """Answer beside the application, and close. If an answer is under way, only close."""
+        self._unwatch_head()
+        if self.cycle is None or self.cycle.response_complete:
+            body = b'{"detail":"%s"}' % why
+            self.transport.write(b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
+                                 % (status, len(body), headers, body))
+        self.transport.close()

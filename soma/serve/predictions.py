@@ -1,0 +1,185 @@
+"""One prediction in the front end: what it is, what it said so far, who listens.
+
+It ends once: what comes afterwards changes nothing. Readers who come late get what was said before, as far as it is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from soma.serve.protocol import Refused, Request
+from soma.serve.states import PREDICTION, Status, after
+
+HISTORY = 1024
+"""Events that are kept for late readers."""
+READERS = 1024
+"""Readers that a prediction may have."""
+
+Said = tuple[str, Any]
+
+
+class Prediction:
+    """See the module. Belongs to the event loop's thread.
+
+    Args:
+        id, kind: "prediction" or "training".
+        request: as it came.
+        version: of what is served.
+        on_gone: called when the client that waits for the answer has gone.
+    """
+
+    def __init__(self, id: str, kind: str, request: Request, version: str, on_gone: Callable[[], None]) -> None:
+        self.id, self.kind, self.request, self.version = id, kind, request, version
+        self.key = f"{kind}/{id}"
+        """What it is known by: a training may have the id of a prediction."""
+        self._on_gone = on_gone
+        self.clean: dict[str, Any] = {}
+        """Its input, checked."""
+        self.ended_at = 0.0
+        self._status = Status.STARTING
+        self._created = _now()
+        self._started = self._completed = ""
+        self._began = 0.0
+        self.took: float | None = None
+        """Seconds from its beginning to its end."""
+        self._output: Any = None
+        self._listed = False
+        self._logs: list[str] = []
+        self.error = ""
+        self._metrics: dict[str, Any] = {}
+        self._history: deque[Said] = deque(maxlen=HISTORY)
+        self._said = 0
+        self._readers = 0
+        self._changed: asyncio.Event | None = None
+        self.listeners: list[Callable[[str], None]] = []
+        """Told the kind of every event, here and now."""
+
+    # -- what happens to it ----------------------------------------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        self._status, self._began, self._started = after(PREDICTION, self._status, "begin"), now, _now()
+        self._tell("start", {"id": self.id, "status": self.status, "started_at": self._started})
+
+    def requeue(self) -> None:
+        """Its slot died before it had begun there."""
+        self._status, self._started = after(PREDICTION, self._status, "requeue"), ""
+
+    def log(self, text: str) -> None:
+        if not self.done:
+            self._logs.append(text)
+            self._tell("log", {"source": "stdout", "data": text})
+
+    def output(self, index: int, value: Any) -> None:
+        """One item of an output that is a list."""
+        if not self.done:
+            if not self._listed:
+                self._output, self._listed = [], True
+            self._output.append(value)
+            self._tell("output", {"chunk": value, "index": index})
+
+    def metric(self, name: str, value: Any, mode: str) -> None:
+        if not self.done:
+            at = self._metrics
+            *path, last = name.split(".")
+            for part in path:
+                at = at.setdefault(part, {})
+            match mode:
+                case "increment":
+                    at[last] = at.get(last, 0) + value
+                case "append":
+                    at[last] = [*at.get(last, []), value]
+                case _:
+                    at[last] = value
+            self._tell("metric", {"name": name, "value": value, "mode": mode})
+
+    def finish(self, how: str, now: float, *, output: Any = None, is_list: bool = False, error: str = "",
+               metrics: Mapping[str, Any] | None = None) -> bool:
+        """It has ended: `how` is "succeed", "fail" or "cancel". False if it had ended before."""
+        if self.done:
+            return False
+        begun = self._status is Status.PROCESSING
+        self._status = after(PREDICTION, self._status, how)
+        self._completed, self.took = _now(), now - self._began if begun else 0.0
+        if not self._listed:
+            self._output = [] if is_list and output is None else output
+        self.error = error
+        self._metrics = {**self._metrics, **(metrics or {}), "predict_time": self.took}
+        self._tell("error" if how == "fail" else "completed", None)
+        return True
+
+    def _tell(self, kind: str, data: Any) -> None:
+        self._history.append((kind, data))
+        self._said += 1
+        for fn in self.listeners:
+            fn(kind)
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    # -- what it is ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def status(self) -> str:
+        return self._status.value
+
+    @property
+    def done(self) -> bool:
+        return self._status in (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+
+    def as_dict(self) -> dict[str, Any]:
+        """As answers and webhooks say it: Cog's fields."""
+        told = {"id": self.id, "status": self._status.value, "input": self.request.input, "output": self._output,
+                "logs": "".join(self._logs), "error": self.error or None, "metrics": self._metrics, "version": self.version,
+                "created_at": self.request.created_at or self._created, "started_at": self._started or None,
+                "completed_at": self._completed or None}
+        if self.request.webhook is not None:
+            told["webhook"] = self.request.webhook
+        return told
+
+    # -- who waits -------------------------------------------------------------------------------------------------------------
+
+    async def wait(self) -> None:
+        """Until it has ended."""
+        while not self.done:
+            await self._change()
+
+    async def _change(self) -> None:
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        await self._changed.wait()
+
+    async def events(self) -> AsyncIterator[Said]:
+        """What it says, from the beginning as far as that is kept, to its end.
+
+        Raises:
+            Refused: it has too many readers.
+        """
+        if self._readers >= READERS:
+            raise Refused(429, f"this prediction has {READERS} readers already")
+        self._readers += 1
+        try:
+            given = self._said - len(self._history)
+            while True:
+                while given < self._said:
+                    given = max(given, self._said - len(self._history))  # who reads too slowly misses the oldest
+                    kind, data = self._history[given - self._said]
+                    yield kind, self.as_dict() if data is None else data  # its end is told as it is then: once there was no need to
+                    given += 1
+                if self.done:
+                    return
+                await self._change()
+        finally:
+            self._readers -= 1
+
+    def abandoned(self) -> None:
+        """The client that waited for the answer has gone."""
+        if not self.done:
+            self._on_gone()
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -1,0 +1,151 @@
+"""The processes of slots, as the front end knows them: a `Process`, and a `Life` for each slot it holds.
+
+A serial predictor has a process for each slot, an async one has one for all of them. News of a life that is over is dropped, so a process
+that was given up changes nothing any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from soma import cluster
+from soma.errors import ActorDiedError, SomaError
+from soma.serve.predictions import Prediction
+
+LINE = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How processes are made and spoken to.
+
+    Attributes:
+        make: gives a fresh actor for the slot of that number.
+        job_of: what a slot is sent of a prediction.
+        shared: one process holds all slots.
+        board: where slots are asked for their health, if they cannot be asked themselves.
+    """
+
+    make: Callable[[int], Any]
+    job_of: Callable[[Prediction], Any]
+    shared: bool = False
+    board: Any = None
+
+    async def ask_health(self, life: Life) -> dict[str, Any]:
+        """What the user's own check says in that slot. Takes as long as the check does."""
+        asked = life.process.actor.healthcheck if self.shared else None if self.board is None else self.board.ask
+        if asked is None:
+            return {"ok": True, "error": ""}
+        try:
+            said: dict[str, Any] = await (asked.remote() if self.shared else asked.remote(str(life.number)))
+        except SomaError as e:
+            return {"ok": False, "error": f"the slot cannot be asked: {type(e).__name__}"}
+        return said
+
+
+@dataclass(slots=True, eq=False)
+class Process:
+    """One process.
+
+    Attributes:
+        lives: of the slots it holds.
+        answer: what its setup told, once it is set up.
+        logs: what it said in its setup.
+        gone: it died, or was given up.
+        counted: its death counts, or was counted; a process that we killed counts no death.
+        late: its setup took too long.
+    """
+
+    actor: Any
+    lives: list[Life] = field(default_factory=list)
+    answer: dict[str, Any] | None = None
+    logs: str = ""
+    gone: bool = False
+    counted: bool = False
+    late: bool = False
+
+    def counts(self) -> bool:
+        """Whether this death is to be counted; once."""
+        first, self.counted = not self.counted, True
+        return first
+
+    def kill(self) -> None:
+        cluster.kill(self.actor)
+
+    def hear(self, said: dict[str, Any]) -> None:
+        """What it says in its setup."""
+        if said["kind"] == "log" and self.answer is None:
+            self.logs += said["text"]
+
+    def fail(self, done: Any, limit: float | None) -> str | None:
+        """Why its setup failed, which its logs say too then; None if it went well."""
+        error = done.exception()
+        if error is None:
+            told = done.result()
+            if told["ok"]:
+                return None
+            self.logs, why = told["logs"] or self.logs, str(told["error"])
+        elif self.late:
+            why = f"setup took longer than {limit:g} s"
+        elif isinstance(error, ActorDiedError):
+            why = f"the process of the setup died: {error.cause.describe().splitlines()[0]}"
+        else:
+            why = f"{type(error).__name__}: {error}"
+        if why not in self.logs:
+            self.logs += f"{'' if not self.logs or self.logs.endswith(LINE) else LINE}{why}{LINE}"
+        return why
+
+
+@dataclass(slots=True, eq=False)
+class Life:
+    """A slot, as long as its process lives.
+
+    Attributes:
+        predict: the actor's method, with a listener for what is said meanwhile.
+        call, prediction: what runs.
+        parts: of an item that comes in pieces.
+        asked: the health check under way.
+    """
+
+    number: int
+    process: Process
+    predict: Any = None
+    call: Any = None
+    prediction: Prediction | None = None
+    parts: list[str] = field(default_factory=list)
+    gone: bool = False
+    asked: asyncio.Future[dict[str, Any]] | None = None
+
+    @property
+    def ready(self) -> bool:
+        return self.process.answer is not None and not self.gone
+
+    def hear(self, said: dict[str, Any]) -> None:
+        """What its prediction says."""
+        prediction = self.prediction
+        if prediction is None:
+            return
+        match said["kind"]:
+            case "log":
+                prediction.log(said["text"])
+            case "output" if "part" in said:
+                self.parts.append(said["part"])
+                if said["last"]:
+                    text, self.parts = "".join(self.parts), []
+                    prediction.output(said["index"], json.loads(text))
+            case "output":
+                prediction.output(said["index"], said["value"])
+            case "outputs":
+                for i, value in enumerate(said["values"]):
+                    prediction.output(said["first"] + i, value)
+            case "metric":
+                prediction.metric(said["name"], said["value"], said["mode"])
+
+
+def explained(error: ActorDiedError) -> str:
+    """A death in a line: signal or exit code, and memory."""
+    return f"the process of the prediction died: {error.cause.describe().splitlines()[0]}"

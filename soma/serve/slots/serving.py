@@ -1,0 +1,43 @@
+"""What soma itself has and serves: a filter with what it has learnt, and an actor with `forward`, as functions from named inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from soma import cluster
+
+
+def served_filter(filter: Any, state: Any) -> Callable[..., Any]:
+    """Its `forward` on one input, `x`; lists of numbers become arrays."""
+    from soma.filters.hosted import Hosted  # most slots hold no filter
+
+    hosted = Hosted(type(filter).__name__, filter)
+    if state is not None:
+        hosted.take(state)
+
+    def predict(x: Any) -> Any:
+        return hosted.forward(arrayed(x))
+
+    return predict
+
+
+def served_handle(handle: Any) -> Callable[..., Any]:
+    """An actor's `forward`, in that actor."""
+    def predict(x: Any) -> Any:
+        return cluster.get(handle.forward.remote(arrayed(x)))
+
+    return predict
+
+
+def arrayed(x: Any) -> Any:
+    """A list of numbers, or of such lists of one length, as an array; everything else as it is."""
+    import numpy as np
+
+    if not isinstance(x, list):
+        return x
+    try:
+        found = np.asarray(x)
+    except ValueError:
+        return x  # lists of several lengths
+    return found if found.dtype.kind in "biuf" else x
