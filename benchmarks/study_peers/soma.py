@@ -17,6 +17,7 @@ import soma
 from benchmarks import joblib_figures
 from benchmarks.study_peers import optuna as alone
 from benchmarks.study_work import FUNCTIONS, SEARCHES, SEEDS, Scale, Values, spin
+from soma.study.storing import open_storage
 
 NOTE = "each trial in a worker process, one at a time where nothing else is said; optuna samples and stores"
 numbers = itertools.count()
@@ -57,7 +58,8 @@ def actor_call(times: int) -> float:
 
 def overhead(kind: str, scale: Scale) -> Values:
     """soma's blocks and optuna's in turns, in one process, so that both see the same machine; an actor call likewise."""
-    kept, mine, theirs, calls = alone.storage(kind), [], [], []
+    kept, _ = open_storage(None if kind == "sqlite" else kind, Path(tempfile.mkdtemp()))  # with soma's settings, for a fair ratio
+    mine, theirs, calls = [], [], []
     storage = None if kind == "sqlite" else kind
     for _ in range(scale.blocks):
         ours = study({"x": (0.0, 1.0), "y": (0.0, 1.0)}, sampler="random", n_trials=scale.block, storage=storage)

@@ -14,6 +14,8 @@ from typing import Literal
 Why = Literal["timeout", "pruned", "stopped"]
 GRACE = 1.0
 """Seconds between asking and killing."""
+LEAST = 1 / 16
+"""Seconds after which it is looked again, at the soonest, whether a trial has started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Course:
             return math.inf if at.killed else at.asked + GRACE
         due = self._due(at)[0]
         if at.started == math.inf and self._limits.trial_timeout is not None:
-            due = min(due, now + self._limits.trial_timeout)
+            due = min(due, now + max(LEAST, self._limits.trial_timeout))
         return due
 
     def _due(self, at: _Running) -> tuple[float, Why]:

@@ -121,8 +121,9 @@ class Study(Studied):
         from soma.study.sampling import sampler_of
 
         grid = cells(self.space, self.options.points)
+        planned = grid.total if self.sampler == "grid" and self.n_trials is None else self.n_trials
         return (sampler_of(self.sampler, seed, lambda i: self.space.encoded(grid[i]), self.options.sampler_options),
-                pruner_of(self.pruner, self.options.pruner_options))
+                pruner_of(self.pruner, self.options.pruner_options, planned))
 
     def _bound(self, storage: Any) -> Book:
         from soma.study.book import Book
