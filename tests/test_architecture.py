@@ -39,7 +39,7 @@ PUBLIC_VERBS = {"soma/cluster/session.py": {"init"}, "soma/graph/graph.py": {"fi
 """Users call these by keyword; the names are the field's."""
 
 SAYS_NOTHING = {"manager", "helper", "helpers", "util", "utils", "base", "impl"}
-FOREIGN_NAMES = {"BasePredictor", "BaseRunner"}
+FOREIGN_NAMES = {"BaseModel", "BasePredictor", "BaseRunner"}
 """Cog's names, which a Cog predictor imports."""
 
 FILES = sorted(SOMA.rglob("*.py"))

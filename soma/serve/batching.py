@@ -27,7 +27,7 @@ import math
 import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 _MISSING = object()
 
@@ -80,7 +80,7 @@ class _Batches:
     """The batches of one method of one object, in one event loop."""
 
     def __init__(self, max_size: int, wait: float) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = weakref.ref(asyncio.get_running_loop())  # it may be what this is kept by
         self._gathering = Gathering(max_size, wait)
         self._calls: dict[int, _Call] = {}
         self._numbers = itertools.count()
@@ -90,8 +90,8 @@ class _Batches:
 
     async def ask(self, fn: Callable[[list[Any]], Awaitable[Sequence[Any]]], item: Any) -> Any:
         number = next(self._numbers)
-        call = self._calls[number] = _Call(fn, item, self.loop.create_future())
-        self._gathering.add(number, self.loop.time())
+        call = self._calls[number] = _Call(fn, item, asyncio.get_running_loop().create_future())
+        self._gathering.add(number, asyncio.get_running_loop().time())
         self._go_on()
         try:
             return await call.answer
@@ -105,13 +105,14 @@ class _Batches:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if numbers := self._gathering.take(self.loop.time()):
+        loop = asyncio.get_running_loop()
+        if numbers := self._gathering.take(loop.time()):
             self._inside = set(numbers)
             # A context of its own: what is said in a batch must not be taken for what one of its callers says.
-            self._task = self.loop.create_task(self._run(numbers), context=contextvars.Context())
+            self._task = loop.create_task(self._run(numbers), context=contextvars.Context())
             self._task.add_done_callback(self._ended)
         elif (due := self._gathering.due()) < math.inf:
-            self._timer = self.loop.call_at(due, self._go_on, context=contextvars.Context())
+            self._timer = loop.call_at(due, self._go_on, context=contextvars.Context())
 
     async def _run(self, numbers: Sequence[int]) -> None:
         calls = [self._calls[n] for n in numbers]
@@ -145,6 +146,11 @@ _homes: weakref.WeakKeyDictionary[Any, dict[str, _Batches]] = weakref.WeakKeyDic
 """By object (or event loop, for a function) and name. Not in the decorated function, so that its class can be sent to another process."""
 
 
+@overload
+def batch(fn: Callable[..., Awaitable[Any]], *, max_size: int = 8, wait_ms: float = 5.0) -> Callable[..., Awaitable[Any]]: ...
+@overload
+def batch(fn: None = None, *, max_size: int = 8,
+          wait_ms: float = 5.0) -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]: ...
 def batch(fn: Any = None, *, max_size: int = 8, wait_ms: float = 5.0) -> Any:
     """Make calls with one item of an async function or method that takes a list and gives one. See the module.
 
@@ -179,6 +185,6 @@ def batch(fn: Any = None, *, max_size: int = 8, wait_ms: float = 5.0) -> Any:
 def _batches(home: Any, name: str, max_size: int, wait: float) -> _Batches:
     by_name = _homes.setdefault(home, {})
     found = by_name.get(name)
-    if found is None or found.loop is not asyncio.get_running_loop():
+    if found is None or found.loop() is not asyncio.get_running_loop():
         found = by_name[name] = _Batches(max_size, wait)
     return found

@@ -51,7 +51,7 @@ class URLPath(pathlib.PosixPath):
         if sys.version_info >= (3, 12):  # before, `__new__` made all of a path
             super().__init__(self.filename)
 
-    def with_segments(self, *segments: str | os.PathLike[str]) -> Path:  # type: ignore[override]
+    def with_segments(self, *segments: str | os.PathLike[str]) -> Path:
         """What is derived from it is a path like any other."""
         return Path(*segments)
 

@@ -76,6 +76,8 @@ class Connection(HttpToolsProtocol):
     """
 
     options: HttpOptions
+    last_gone: asyncio.Event
+    """Set whenever there is none left."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -101,6 +103,8 @@ class Connection(HttpToolsProtocol):
         if self.on_gone is not None:
             self.on_gone()
             self.on_gone = None
+        if not self.connections:
+            self.last_gone.set()
 
     def abort(self) -> None:
         """Close it without waiting for the client to take what was sent."""

@@ -84,7 +84,7 @@ class _Reader:
                 await self._say(event(*said))
                 async for kind, data in events:
                     await self._say(event(kind, data))
-            await self._send({"type": "http.response.body", "body": b""})
+            await self._say(b"", more=False)
         except asyncio.CancelledError:
             if not self._connection.gone:
                 raise
@@ -94,14 +94,16 @@ class _Reader:
             self._connection.on_gone = None
             if self._timer is not None:
                 self._timer.cancel()
+            for ping in self._pings:
+                ping.cancel()
             await _end(first, events)
 
-    async def _say(self, part: bytes) -> None:
+    async def _say(self, part: bytes, *, more: bool = True) -> None:
         self._heard = self._loop.time()
         if self._connection.flow.write_paused:
             async with asyncio.timeout(self._options.write_timeout):
                 await self._connection.flow.drain()
-        await self._send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._send({"type": "http.response.body", "body": part, "more_body": more})
 
     def _arm(self) -> None:
         self._timer = self._loop.call_at(self._heard + self._options.ping, self._ping)
@@ -109,7 +111,7 @@ class _Reader:
     def _ping(self) -> None:
         if self._loop.time() - self._heard >= self._options.ping and not self._connection.flow.write_paused:
             self._heard = self._loop.time()
-            task = self._loop.create_task(self._say(PING))
+            task = self._loop.create_task(self._send({"type": "http.response.body", "body": PING, "more_body": True}))
             self._pings.add(task)
             task.add_done_callback(self._pings.discard)
         elif self._connection.flow.write_paused:

@@ -43,7 +43,7 @@ class Guard:
         if host is None:
             raise Refused(400, "a Host header is needed")
         if not self._is_ours(host):
-            raise Refused(421, "this server does not answer to that Host; see --allowed-host")
+            raise Refused(421, "this server does not answer to that Host; see --allowed-hosts")
         origin = headers.get(b"origin")
         if origin is not None and origin not in self._origins and origin not in (b"http://" + host, b"https://" + host):
             raise Refused(403, "requests from pages of other origins are refused")

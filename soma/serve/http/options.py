@@ -14,7 +14,7 @@ class HttpOptions:
     Attributes:
         host, port: where to listen; port 0 takes a free one.
         allowed_hosts: names that a `Host` header may have besides those of loopback and `host`; "*" is any.
-        allowed_origins: such as "https://app.example", besides our own: of a proxy that asks us under another name. No CORS headers are sent.
+        allowed_origins: such as "https://app.example", besides our own: of a proxy that asks under another name. CORS is not done.
         token: needed for everything, if given (`Authorization: Bearer …`).
         reader_token: enough for what changes nothing.
         body_limit: of one request.

@@ -12,7 +12,7 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
@@ -41,11 +41,11 @@ class HttpServer:
         self._options = options
         self._socket: socket.socket | None = None
         self.app = HttpApp(service, options, describe or (lambda: _describe(service)), self.stop)
-        bound = type("BoundConnection", (Connection,), {"options": options})
+        bound = type("BoundConnection", (Connection,), {"options": options, "last_gone": (last_gone := asyncio.Event())})
         config = uvicorn.Config(self.app, http=bound, ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
                                 server_header=False, timeout_keep_alive=max(1, round(options.keep_alive)), proxy_headers=False,
-                                timeout_graceful_shutdown=round(LAST), backlog=BACKLOG)
-        self._server = _Server(config, service, options.patience)
+                                backlog=BACKLOG)
+        self._server = _Server(config, service, options.patience, last_gone)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -75,9 +75,9 @@ class HttpServer:
 class _Server(uvicorn.Server):
     """uvicorn's, which finishes the service's work before it closes connections."""
 
-    def __init__(self, config: uvicorn.Config, service: Service, patience: float | None) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, patience: float | None, last_gone: asyncio.Event) -> None:
         super().__init__(config)
-        self._service, self._patience = service, patience
+        self._service, self._patience, self._last_gone = service, patience, last_gone
         self.should_exit: bool = False
         self._stopped, self._hurry = asyncio.Event(), asyncio.Event()
 
@@ -109,6 +109,7 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Instead of uvicorn's, which looks ten times a second whether all is done."""
         for server in self.servers:
             server.close()
         done = asyncio.create_task(self._service.shutdown(self._patience))
@@ -120,8 +121,26 @@ class _Server(uvicorn.Server):
             await asyncio.wait([done])
             done = asyncio.create_task(self._service.shutdown(0.0))
         await asyncio.wait([done, hurry])
-        await super().shutdown(sockets)
+        await self._close_connections()
+        for listener in sockets or ():
+            listener.close()
         done.result()
+
+    async def _close_connections(self) -> None:
+        """The idle ones at once, others when they are answered, and all of them before long."""
+        connections, tasks = self.server_state.connections, self.server_state.tasks
+        for connection in [*connections]:
+            connection.shutdown()
+        if tasks:
+            await asyncio.wait([*tasks], timeout=1.0 if self.force_exit else LAST)
+        for task in [*tasks]:
+            task.cancel()
+        self._last_gone.clear()
+        if connections:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._last_gone.wait(), LAST)
+        for connection in [*connections]:
+            cast(Connection, connection).abort()
 
 
 async def serve_http(service: Service, options: HttpOptions, ready: Callable[[int], None] | None = None) -> None:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from soma.serve.schema.checks import Fault, compiled
+from soma.serve.schema.checks import compiled
+from soma.serve.schema.faults import Fault
 from soma.serve.schema.hints import Schema, SignatureError
 
 _WORDS = (("minimum", "ge", ("integer", "number")), ("maximum", "le", ("integer", "number")),

@@ -12,59 +12,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-MOST = 50
-"""Faults after which no more is looked for."""
-SHOWN = 60
-"""Characters of a value in a message."""
+from soma.serve.schema.faults import MOST, Fault, fault, missing, shown, unexpected, within
 
-Fault = dict[str, Any]
-"""What is wrong: `loc`, `msg`, `type`; `loc` grows at its front on the way out."""
 Check = Callable[[Any, list[Fault]], Any]
 """Gives the value, or adds faults."""
-
-
-class Invalid(ValueError):
-    """An input that is not what the signature says.
-
-    Attributes:
-        detail: all that is wrong with it (at most `MOST`): `{"loc": ["body", "input", name, …], "msg", "type"}` each.
-    """
-
-    def __init__(self, detail: list[Fault]) -> None:
-        super().__init__("; ".join(f"{'.'.join(map(str, d['loc'][2:])) or 'input'}: {d['msg']}" for d in detail))
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[Invalid], tuple[list[Fault]]]:
-        return Invalid, (self.detail,)
-
-
-def fault(msg: str, type: str = "value_error", *loc: str | int) -> Fault:
-    return {"loc": list(loc), "msg": msg, "type": type}
-
-
-def within(faults: list[Fault], since: int, key: str | int) -> int:
-    """Say of the faults since then that they are inside of `key`; how many there are now."""
-    for f in faults[since:]:
-        f["loc"].insert(0, key)
-    return len(faults)
-
-
-def shown(value: Any) -> str:
-    """A value as messages name it."""
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
-        case str():
-            return f'"{value}"' if len(value) <= SHOWN else f'"{value[:SHOWN]}…"'
-        case list():
-            return "a list"
-        case Mapping():
-            return "an object"
-        case int() if abs(value) >= 10**SHOWN:
-            return "a very large integer"
-    return repr(value)
 
 
 def compiled(schema: Mapping[str, Any]) -> Check:
@@ -178,12 +129,18 @@ def _string(schema: Mapping[str, Any]) -> Check:
 
 
 def _array(schema: Mapping[str, Any]) -> Check:
-    inner = compiled(schema.get("items", {}))
+    items = schema.get("items", {})
+    inner = compiled(items)
+    plain = _PLAIN.get(items["type"]) if [*items] == ["type"] and isinstance(items["type"], str) else None
 
     def check(value: Any, faults: list[Fault]) -> Any:
         if not isinstance(value, list):
             faults.append(_wrong(value, "array"))
             return value
+        if not items:
+            return value
+        if plain is not None and (alike := _all(value, plain)) is not None:
+            return alike
         known = len(faults)
         found: list[Any] = []
         for i, item in enumerate(value):
@@ -195,6 +152,19 @@ def _array(schema: Mapping[str, Any]) -> Check:
         return found
 
     return check
+
+
+def _all(value: list[Any], plain: type) -> list[Any] | None:
+    """A long list whose items are all of one type, without looking at each in Python; None if they may not be."""
+    kinds = set(map(type, value))
+    if plain is not float:
+        return value if kinds <= {plain} else None
+    if not kinds <= {int, float}:
+        return None
+    try:
+        return list(map(float, value)) if all(map(math.isfinite, value)) else None
+    except OverflowError:
+        return None  # an integer beyond all floats
 
 
 def _object(schema: Mapping[str, Any]) -> Check:
@@ -223,15 +193,6 @@ def _object(schema: Mapping[str, Any]) -> Check:
         return found
 
     return check
-
-
-def missing(name: str) -> Fault:
-    return fault("Field required", "value_error.missing", name)
-
-
-def unexpected(name: str) -> Fault:
-    name = name if len(name) <= SHOWN else f"{name[:SHOWN]}…"
-    return fault(f"Unexpected field '{name}'", "value_error.extra", name)
 
 
 def _one_of(choices: list[Any]) -> Check:
@@ -276,6 +237,7 @@ def _name(schema: Mapping[str, Any]) -> str:
     return " or ".join(kind) if isinstance(kind, list) else str(kind)
 
 
+_PLAIN: dict[str, type] = {"boolean": bool, "integer": int, "number": float, "string": str}
 _KINDS: dict[str, Callable[[Mapping[str, Any]], Check]] = {
     "null": _null, "boolean": _boolean, "integer": _integer, "number": _number, "string": _string, "array": _array, "object": _object,
 }

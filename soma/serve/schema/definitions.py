@@ -18,8 +18,9 @@ from pathlib import PurePath
 from typing import Any
 
 from soma.serve.schema.bounds import bounded
-from soma.serve.schema.checks import Fault, compiled
-from soma.serve.schema.hints import SECRET, SUPPORTED, Schema, SignatureError, is_nullable, nullable, schema_of
+from soma.serve.schema.checks import compiled
+from soma.serve.schema.faults import Fault
+from soma.serve.schema.hints import SECRET, SUPPORTED, Schema, SignatureError, is_nullable, nullable, origin_of, schema_of
 from soma.serve.schema.signature import Output, Parameter, Signature
 
 MISSING = inspect.Parameter.empty
@@ -149,7 +150,7 @@ def _output_of(hint: Any, function: Any) -> Output:
         return Output("iterator", {"type": "array"})
     if hint in (None, type(None)):
         return Output("none", {"type": "null"})
-    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    origin, args = origin_of(hint), typing.get_args(hint)
     if getattr(origin, "__name__", "") in _CONCATENATED:
         return Output("concatenate", {"type": "array", "items": schema_of(args[0] if args else str, output=True)})
     if origin in _STREAMS or (origin is collections.abc.Iterable and inspect.isgeneratorfunction(function)):

@@ -57,7 +57,7 @@ def schema_of(hint: Any, *, output: bool = False, inside: tuple[Any, ...] = ()) 
     """
     if (known := _known(hint, output)) is not None:
         return known
-    origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
+    origin, args = origin_of(hint), typing.get_args(hint)
     if origin is typing.Annotated:
         if any(type(m).__name__ == "_OpaqueMarker" for m in args[1:]):
             return _opaque(schema_of(args[0], output=output, inside=inside) if _reads(args[0], output) else {"type": "object"})
@@ -81,6 +81,11 @@ def schema_of(hint: Any, *, output: bool = False, inside: tuple[Any, ...] = ()) 
     if inspect.isclass(hint) and is_record(hint):
         return _record(hint, output, inside)
     raise SignatureError(f"{name_of(hint)} is not supported{' for an input' if not output else ''}; supported are {SUPPORTED}")
+
+
+def origin_of(hint: Any) -> Any:
+    """`list` of `list[int]`; the hint itself where it is of nothing; None for what is no type at all."""
+    return typing.get_origin(hint) or (hint if isinstance(hint, collections.abc.Hashable) else None)
 
 
 def name_of(hint: Any) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from soma.serve.schema.checks import MOST, Check, Fault, Invalid, compiled, fault, missing, unexpected, within
+from soma.serve.schema.checks import Check, compiled
+from soma.serve.schema.faults import MOST, Fault, Invalid, fault, missing, unexpected, within
 
 OutputKind = Literal["value", "list", "iterator", "concatenate", "none"]
 WHERE = ("body", "input")

@@ -23,7 +23,7 @@ from soma.serve.slots.capture import Tap
 from soma.serve.slots.health import Health, verdict
 from soma.serve.slots.interrupting import as_coroutine, completed, hold, let
 from soma.serve.slots.outputs import Outputs, is_stream
-from soma.serve.slots.scope import SCOPE
+from soma.serve.slots.scope import inside
 from soma.serve.slots.setting_up import Called, Served, begun, failed, loaded, told
 from soma.serve.slots.terms import Ended, Job, SetUp, Source
 
@@ -93,11 +93,10 @@ class SlotActor:
         called = served.of(job.kind)
         capture = self._tap.open(_tell_log)
         attempt = Attempt(job, self._source, called.parameters, self._tap.later)
-        token = SCOPE.set(attempt.scope)
         try:
-            return self._attempted(attempt, called)
+            with inside(attempt.scope, alone=True):
+                return self._attempted(attempt, called)
         finally:
-            SCOPE.reset(token)
             if not self._is_child():
                 capture.end()
                 attempt.close()

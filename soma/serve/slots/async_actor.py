@@ -7,21 +7,27 @@ processes print goes to the log of the process. The front end makes it with room
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextvars
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from soma import cluster
-from soma.actors.context import Interrupted, LeaveActor
+from soma.actors.context import LeaveActor
 from soma.serve.slots.attempt import Attempt, text_of
 from soma.serve.slots.capture import PAUSE, Tap
 from soma.serve.slots.encoding import PLAIN
 from soma.serve.slots.health import Health, verdict
 from soma.serve.slots.outputs import Outputs, is_stream
 from soma.serve.slots.printing import PAGE, Page, install
-from soma.serve.slots.scope import SCOPE
+from soma.serve.slots.scope import inside
 from soma.serve.slots.setting_up import Called, Served, begun, failed, loaded, told
 from soma.serve.slots.terms import Ended, Job, SetUp, Source
+
+_THREADS = concurrent.futures.ThreadPoolExecutor(16, "soma-slot")
+"""None of them is there before it is needed."""
 
 
 class AsyncSlotActor:
@@ -72,10 +78,10 @@ class AsyncSlotActor:
         called = self._served.of(job.kind)
         attempt = Attempt(job, self._source, called.parameters, _later)
         page = Page(_tell_log, asyncio.get_running_loop())
-        SCOPE.set(attempt.scope)
         PAGE.set(page)
         try:
-            return await _attempted(attempt, called)
+            with inside(attempt.scope, alone=False):
+                return await _attempted(attempt, called)
         finally:
             page.end()
             attempt.close()
@@ -86,7 +92,7 @@ class AsyncSlotActor:
         if check is None:
             return {"ok": True, "error": ""}
         try:
-            said = await check() if inspect.iscoroutinefunction(check) else await asyncio.to_thread(check)
+            said = await check() if inspect.iscoroutinefunction(check) else await _in_thread(check)
         except Exception as e:
             return {"ok": False, "error": f"the healthcheck raised {type(e).__name__}: {text_of(e)}"}
         return verdict(said)
@@ -94,7 +100,7 @@ class AsyncSlotActor:
 
 async def _attempted(attempt: Attempt, called: Called) -> Ended:
     try:
-        arguments = await asyncio.to_thread(attempt.arguments) if called.parameters.has_files else attempt.arguments()
+        arguments = await _in_thread(attempt.arguments) if called.parameters.has_files else attempt.arguments()
         result = called.fn(**arguments)
         if inspect.isawaitable(result):
             result = await result
@@ -105,9 +111,10 @@ async def _attempted(attempt: Attempt, called: Called) -> Ended:
         return attempt.succeeded(output, is_list=isinstance(result, (list, tuple)))
     except LeaveActor:
         raise
-    except (asyncio.CancelledError, Interrupted):
-        return attempt.canceled()
     except BaseException as e:
+        task = asyncio.current_task()
+        if isinstance(e, asyncio.CancelledError) and task is not None and task.cancelling():
+            return attempt.canceled()  # not one that the user's code made for itself
         return attempt.failed(e)
 
 
@@ -131,7 +138,13 @@ def _later(fn: Callable[[], None]) -> None:
 
 async def _apart(fn: Callable[[Any], Any], value: Any) -> Any:
     """What may read or send files does so in a thread; the others go on meanwhile."""
-    return fn(value) if type(value) in PLAIN else await asyncio.to_thread(fn, value)
+    return fn(value) if type(value) in PLAIN else await _in_thread(fn, value)
+
+
+async def _in_thread(fn: Callable[..., Any], *args: Any) -> Any:
+    """As `asyncio.to_thread`, but not in line with what the user's code sends there."""
+    call = functools.partial(contextvars.copy_context().run, fn, *args)
+    return await asyncio.get_running_loop().run_in_executor(_THREADS, call)
 
 
 def _tell_log(text: str) -> None:

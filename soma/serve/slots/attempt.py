@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import sys
 import traceback
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Attempt:
 
     def __init__(self, job: Job, source: Source, parameters: Parameters, later: Callable[[Callable[[], None]], None]) -> None:
         self._job, self._source, self._parameters = job, source, parameters
+        self._context = contextvars.copy_context()
         self.scope = Scope(self._metric, job.context)
         self._folder = Folder()
         self._opened: list[Any] = []
@@ -66,9 +68,9 @@ class Attempt:
                 "streamed": self.outputs.count}
 
     def _metric(self, name: str, value: Any, mode: str) -> None:
-        """Lists and dicts are heard of at the end only: a message could not hold each of them."""
+        """By any thread. Lists and dicts are heard of at the end only: a message could not hold each of them."""
         if is_small(value):
-            cluster.tell({"kind": "metric", "name": name, "value": value, "mode": mode})
+            self._context.copy().run(cluster.tell, {"kind": "metric", "name": name, "value": value, "mode": mode})
 
 
 def text_of(error: BaseException) -> str:

@@ -6,7 +6,9 @@ Outside of a prediction there is a scope too, whose metrics are checked and forg
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -20,11 +22,13 @@ class MetricRecorder:
 
     def __init__(self, told: Told) -> None:
         self._metrics, self._told = Metrics(), told
+        self._lock = threading.Lock()
 
     def record(self, name: str, value: Any, mode: str = "replace") -> None:
         """As `Scope.record_metric`."""
-        full = self._metrics.record(name, value, mode)
-        self._told(name, value, full)
+        with self._lock:
+            full = self._metrics.record(name, value, mode)
+            self._told(name, value, full)
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.record(name, value)
@@ -76,11 +80,26 @@ class Scope:
 
 
 SCOPE: contextvars.ContextVar[Scope | None] = contextvars.ContextVar("soma_serve_scope", default=None)
+"""Of the coroutine, or of the thread, that runs a prediction."""
+_alone: list[Scope] = []
+"""Of the only prediction that runs in this process, for threads that its code made: they have a context of their own."""
+
+
+@contextmanager
+def inside(scope: Scope, *, alone: bool) -> Iterator[None]:
+    """A prediction runs here, `alone` in its process or beside others."""
+    token = SCOPE.set(scope)
+    _alone[:] = [scope] if alone else []
+    try:
+        yield
+    finally:
+        _alone.clear()
+        SCOPE.reset(token)
 
 
 def current_scope() -> Scope:
     """The scope of the prediction that runs here, in this thread or coroutine."""
-    return SCOPE.get() or Scope(_forget, {})
+    return SCOPE.get() or next(iter(_alone), None) or Scope(_forget, {})
 
 
 def _forget(name: str, value: Any, mode: str) -> None:
