@@ -15,7 +15,8 @@ from benchmarks.report import cell
 
 COLOURS = {"soma": "#c8442b", "raw": "#8c8c8c", "multiprocessing": "#b9b9b9", "plain": "#b9b9b9",
            "ray": "#3b6ea5", "dask": "#d9a441", "xoscar": "#5c9a6f", "sklearn": "#5c9a6f", "joblib": "#7d6aa8",
-           "gloo": "#3b6ea5", "torch": "#d9a441", "numpy": "#8c8c8c", "flower": "#5c9a6f", "optuna": "#8c8c8c", "loky": "#7d6aa8"}
+           "gloo": "#3b6ea5", "torch": "#d9a441", "numpy": "#8c8c8c", "flower": "#5c9a6f", "optuna": "#8c8c8c", "loky": "#7d6aa8",
+           "coglet": "#8c8c8c", "litserve": "#5c9a6f"}
 COLUMNS = 4
 
 

@@ -32,6 +32,8 @@ _COUNT, _SECONDS = click.IntRange(min=0), click.FloatRange(min=0.0)
 _SERVED = (
     click.option("--slots", type=click.IntRange(min=1), show_default="1",
                  help="Predictions at once: processes, or coroutines in one process for `async def predict`."),
+    click.option("--min-slots", type=click.IntRange(min=1), help="Instead: so many processes at least, and more while predictions wait …"),
+    click.option("--max-slots", type=click.IntRange(min=1), help="… and at most so many."),
     click.option("--max-queue", type=_COUNT, show_default="256", help="Predictions that may wait; 0 refuses one too many with 409."),
     click.option("--timeout", type=_SECONDS, show_default="none", help="Seconds of a prediction."),
     click.option("--grace", type=_SECONDS, show_default="5.0", help="Seconds between asking a prediction to end and killing its process."),
@@ -84,13 +86,13 @@ def serve(target: str, fail_fast: bool, address: str | None, **given: Any) -> No
     Prints where it listens, and READY when the setup is done. SIGTERM, Ctrl-C or POST /shutdown: nothing more is accepted, what runs is
     finished, and the exit code is 0; or 1 if the setup had failed, or its processes died too often.
     """
-    import soma
+    from soma import cluster
 
     for name in SECRETS:
         os.environ.pop(name, None)
     try:
         chosen, http = _checked(target, given)
-        with soma.init(address, log_to_driver=http.log == "console"):
+        with cluster.init(address, log_to_driver=http.log == "console"):
             code = _served(target, chosen, http, fail_fast)
     except (SomaError, ValueError, TypeError, OSError, ModuleNotFoundError) as e:
         raise click.ClickException(str(e)) from None
@@ -108,10 +110,10 @@ def options_in(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _checked(target: str, given: Mapping[str, Any]) -> tuple[ServeOptions, HttpOptions]:
     """The options, if they and the target can be: before anything is started."""
-    import soma.serve
+    from soma import serve as served
     from soma.serve.sources import source_of
 
-    getattr(soma.serve, "run")  # noqa: B009  # says what is to be installed, if it is not
+    getattr(served, "run")  # noqa: B009  # says what is to be installed, if it is not
     from soma.serve.serving import options_of
 
     source_of(target)
@@ -125,7 +127,11 @@ def _served(target: str, chosen: ServeOptions, http: HttpOptions, fail_fast: boo
 
     async def main() -> int:
         serving = Serving(target, chosen, http)
-        await serving.open()
+        try:
+            await serving.open()
+        except OSError as e:
+            await serving.service.shutdown(0.0)
+            raise OSError(f"cannot listen at {http.host}:{http.port}: {e.strerror or e}") from e
         told = asyncio.create_task(_tell(serving, http, fail_fast))
         await serving.wait_closed()
         told.cancel()

@@ -42,7 +42,7 @@ _HOME = {
                      "ExperimentalFeatureWarning", "File", "Input", "Opaque", "Path", "Secret", "URLPath", "concurrent", "current_scope",
                      "emit_metric", "streaming"), "soma.serve.compat"),
 }
-NEEDED = ("uvicorn", "httptools", "httpx", "prometheus_client", "starlette")
+NEEDED = ("uvicorn", "httptools", "httpx", "prometheus_client")
 """Modules of the extra `serve`."""
 
 

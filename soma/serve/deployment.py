@@ -72,8 +72,7 @@ class Deployment:
         if self._timer is not None:
             self._timer.cancel()
         for life in self._lives.values():
-            life.gone = life.process.gone = True
-            life.process.kill()
+            life.end()
         self._lives.clear()
         if self._kind.board is not None:
             cluster.kill(self._kind.board)
@@ -94,10 +93,8 @@ class Deployment:
     async def healthcheck(self) -> dict[str, Any]:
         """What the user's own check says, in a slot that is set up. Who asks while it is asked already gets the same answer."""
         while (life := next((life for life in self._lives.values() if life.ready), None)) is not None:
-            if life.asked is None or life.asked.done():
-                life.asked = asyncio.ensure_future(self._kind.ask_health(life))
-            said = await asyncio.shield(life.asked)
-            if not life.gone:
+            said = await self._kind.health(life)
+            if said is not None:
                 return said
         return {"ok": True, "error": ""}
 
@@ -148,7 +145,8 @@ class Deployment:
             process.late = self.desk.health_ends is None
         else:
             process.counted = True  # no fault of the predictor
-            life.gone = life.prediction is None  # nobody waits to hear of it
+            if life.prediction is None:  # nobody waits to hear of it
+                del self._lives[life.number]
         process.kill()
 
     def _rearm(self) -> None:

@@ -16,6 +16,8 @@ from soma.serve.states import PREDICTION, Status, after
 
 HISTORY = 1024
 """Events that are kept for late readers."""
+BEHIND = 65_536
+"""Events that a reader may be behind; who is further behind misses the oldest."""
 READERS = 1024
 """Readers that a prediction may have."""
 
@@ -51,9 +53,11 @@ class Prediction:
         self._logs: list[str] = []
         self.error = ""
         self._metrics: dict[str, Any] = {}
-        self._history: deque[Said] = deque(maxlen=HISTORY)
+        self._history: deque[Said] = deque()
+        self._trim_at = HISTORY + HISTORY // 4
         self._said = 0
-        self._readers = 0
+        self._readers: dict[object, int] = {}
+        """How much of what was said each has got."""
         self._changed: asyncio.Event | None = None
         self.listeners: list[Callable[[str], None]] = []
         """Told the kind of every event, here and now."""
@@ -91,7 +95,7 @@ class Prediction:
                 case "increment":
                     at[last] = at.get(last, 0) + value
                 case "append":
-                    at[last] = [*at.get(last, []), value]
+                    at.setdefault(last, []).append(value)
                 case _:
                     at[last] = value
             self._tell("metric", {"name": name, "value": value, "mode": mode})
@@ -114,11 +118,20 @@ class Prediction:
     def _tell(self, kind: str, data: Any) -> None:
         self._history.append((kind, data))
         self._said += 1
+        if len(self._history) >= self._trim_at:
+            self._trim()
         for fn in self.listeners:
             fn(kind)
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+    def _trim(self) -> None:
+        """Forget what is too old for late readers, and what the present ones have got."""
+        needed = self._said - min(self._readers.values(), default=self._said)
+        for _ in range(len(self._history) - max(HISTORY, min(needed, BEHIND))):
+            self._history.popleft()
+        self._trim_at = len(self._history) + HISTORY // 4
 
     # -- what it is ------------------------------------------------------------------------------------------------------------
 
@@ -158,22 +171,22 @@ class Prediction:
         Raises:
             Refused: it has too many readers.
         """
-        if self._readers >= READERS:
+        if len(self._readers) >= READERS:
             raise Refused(429, f"this prediction has {READERS} readers already")
-        self._readers += 1
+        me = object()
+        self._readers[me] = self._said - min(len(self._history), HISTORY)
         try:
-            given = self._said - len(self._history)
             while True:
-                while given < self._said:
-                    given = max(given, self._said - len(self._history))  # who reads too slowly misses the oldest
-                    kind, data = self._history[given - self._said]
+                while self._readers[me] < self._said:
+                    at = max(self._readers[me], self._said - len(self._history))
+                    kind, data = self._history[at - self._said]
+                    self._readers[me] = at + 1
                     yield kind, self.as_dict() if data is None else data  # its end is told as it is then: once there was no need to
-                    given += 1
                 if self.done:
                     return
                 await self._change()
         finally:
-            self._readers -= 1
+            del self._readers[me]
 
     def abandoned(self) -> None:
         """The client that waited for the answer has gone."""

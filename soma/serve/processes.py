@@ -35,8 +35,15 @@ class Kind:
     shared: bool = False
     board: Any = None
 
-    async def ask_health(self, life: Life) -> dict[str, Any]:
-        """What the user's own check says in that slot. Takes as long as the check does."""
+    async def health(self, life: Life) -> dict[str, Any] | None:
+        """What the user's own check says in that slot, also to who asks while it is asked already; None if the slot has gone meanwhile."""
+        if life.asked is None or life.asked.done():
+            life.asked = asyncio.ensure_future(self._ask_health(life))
+        await asyncio.wait([life.asked])  # it is not ended with who asks
+        return None if life.gone or life.asked.cancelled() else life.asked.result()
+
+    async def _ask_health(self, life: Life) -> dict[str, Any]:
+        """Takes as long as the check does."""
         asked = life.process.actor.healthcheck if self.shared else None if self.board is None else self.board.ask
         if asked is None:
             return {"ok": True, "error": ""}
@@ -123,6 +130,13 @@ class Life:
     @property
     def ready(self) -> bool:
         return self.process.answer is not None and not self.gone
+
+    def end(self) -> None:
+        """Kill its process, and listen no more."""
+        self.gone = self.process.gone = True
+        self.process.kill()
+        if self.asked is not None:
+            self.asked.cancel()
 
     def hear(self, said: dict[str, Any]) -> None:
         """What its prediction says."""

@@ -241,6 +241,9 @@ class Service:
                                 "slots": dict(self._stable.desk.counts()), "restarts": self._stable.restarts}
         if state in (Health.SETUP_FAILED, Health.DEFUNCT):
             told["error"] = self._stable.trouble
+        if self._canary is not None:
+            made, share = self._canary
+            told["canary"] = {"version": made.version, "status": made.desk.health.value, "share": share}
         if self.reload_error:
             told["reload_error"] = self.reload_error
         if self._unwell:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +49,7 @@ class ServeOptions:
         upload_url: where output files are PUT; else they are data URIs.
         reload: serve anew when the file changes.
         actor: options of the slots' actors: num_gpus, memory, runtime_env, …
+        canary, canary_share: another target, set up beside the first and of the same signature, which gets that share of what comes.
     """
 
     slots: int = 1
@@ -65,6 +66,8 @@ class ServeOptions:
     upload_url: str = ""
     reload: bool = False
     actor: Mapping[str, Any] = field(default_factory=dict)
+    canary: Any = None
+    canary_share: float = 0.1
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("min_slots", 1), ("max_slots", 1), ("max_queue", 0), ("keep", 0)):
@@ -72,6 +75,8 @@ class ServeOptions:
             optional = name in ("min_slots", "max_slots") and value is None
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ValueError(f"{name}={value!r}: a whole number from {least}")
+        if not 0 < self.canary_share < 1:
+            raise ValueError(f"canary_share={self.canary_share!r}: between 0 and 1")
         if (self.min_slots or 1) > self.most:
             raise ValueError(f"min_slots={self.min_slots} is more than max_slots={self.most}")
         for name in ("timeout", "grace", "setup_timeout", "keep_seconds"):
@@ -122,29 +127,57 @@ class Serving:
 
     def __init__(self, target: Any, options: ServeOptions, http: HttpOptions) -> None:
         self._target, self._options = target, options
-        self.service = Service(deployer(self._source(), options), Retention(options.keep, options.keep_seconds), options.version)
+        self.service = Service(deployer(self._source(target), options), Retention(options.keep, options.keep_seconds), options.version)
         self.server = HttpServer(self.service, http)
         self._webhooks = Webhooks()
         self.service.on_create.append(self._webhooks.watch)
         self._versions = 1
         self._watch: asyncio.Task[None] | None = None
+        self._reloads: set[asyncio.Future[bool]] = set()
 
-    def _source(self) -> Source:
-        return source_of(self._target, train=self._options.train, upload_url=self._options.upload_url)
+    def _source(self, target: Any) -> Source:
+        return source_of(target, train=self._options.train, upload_url=self._options.upload_url)
 
     async def open(self) -> None:
-        """Listen, and begin to set up."""
+        """Listen, and begin to set up. OSError if the address is taken or not ours."""
         await self.service.open()
-        await self.server.open()
+        try:
+            await self.server.open()
+        except BaseException:
+            await self.service.shutdown(0.0)
+            raise
+        self._begin(self._deploy_canary())
         if self._options.reload and isinstance(self._target, str):
             self._watch = asyncio.create_task(self._reload_on_change(Path(self._target.partition(":")[0])))
         with contextlib.suppress(ValueError, RuntimeError):  # not in the main thread
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(self.reload()))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.begin_reload)
 
     async def reload(self) -> bool:
         """Load and set up anew, beside what runs; then take its place. False, and nothing changes, if the setup fails."""
         self._versions += 1
-        return await self.service.reload(deployer(self._source(), self._options), f"{self._options.version}.{self._versions}")
+        return await self._deploy(self._target, f"{self._options.version}.{self._versions}", 1.0) and await self._deploy_canary()
+
+    async def _deploy_canary(self) -> bool:
+        options = self._options
+        version = f"{options.version}.{self._versions}-canary"
+        return options.canary is None or await self._deploy(options.canary, version, options.canary_share)
+
+    async def _deploy(self, target: Any, version: str, share: float) -> bool:
+        try:
+            deploy = deployer(self._source(target), self._options)
+        except (ValueError, TypeError, OSError) as e:  # the file is gone
+            self.service.reload_error = str(e)
+            return False
+        return await self.service.reload(deploy, version, share)
+
+    def begin_reload(self) -> None:
+        """`reload`, without waiting for it: `health` says if it fails."""
+        self._begin(self.reload())
+
+    def _begin(self, work: Coroutine[Any, Any, bool]) -> None:
+        task = asyncio.ensure_future(work)
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
 
     async def _reload_on_change(self, file: Path) -> None:
         seen = file.stat().st_mtime_ns
@@ -160,6 +193,7 @@ class Serving:
         await self.server.wait_closed()
         if self._watch is not None:
             self._watch.cancel()
+        await asyncio.gather(*self._reloads)
         await self._webhooks.close()
 
 
@@ -210,16 +244,15 @@ def test_client(target: Any, **options: Any) -> Iterator[httpx.Client]:
             if not await serving.service.ready():
                 failed.append(RuntimeError(f"the setup failed:\n{serving.service.health()['setup']['logs']}"))
                 serving.server.stop()
-        except BaseException as e:
+            up.set()
+            await serving.wait_closed()
+        except BaseException as e:  # raised by who uses it
             failed.append(e)
-            raise
         finally:
             up.set()
-        await serving.wait_closed()
 
     def live() -> None:
-        with contextlib.suppress(Exception):  # told by `failed`
-            loop.run_until_complete(main())
+        loop.run_until_complete(main())
         loop.close()
 
     if not cluster.is_initialized():
@@ -237,6 +270,8 @@ def test_client(target: Any, **options: Any) -> Iterator[httpx.Client]:
             with contextlib.suppress(RuntimeError):  # it ended by itself
                 loop.call_soon_threadsafe(made[0].server.stop)
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def options_of(given: Mapping[str, Any]) -> tuple[ServeOptions, HttpOptions]:

@@ -28,7 +28,7 @@ def run(name: str, where: Path, *arguments: str) -> str:
 def test_every_example_is_tried() -> None:
     assert {p.name for p in EXAMPLES.glob("*.py")} == {
         "digits.py", "diabetes.py", "text.py", "convnet.py", "federated.py", "pipeline.py", "population.py", "study_svc.py",
-        "study_mlp.py", "study_graph.py"}
+        "study_mlp.py", "study_graph.py", "serve_digits.py", "serve_image.py", "serve_text.py"}
 
 
 @pytest.mark.timeout(60)
@@ -107,3 +107,34 @@ def test_study_graph(tmp_path: Path) -> None:
     assert times["rbm"] == (1, 11) and sum(times["classify"]) == 12
     assert sum(times["pca"]) == int(re.findall(r"^with the edge pca -> join: (\d+) trials", out, re.M)[0])
     assert float(re.findall(r"^its graph, .*: ([\d.]+) on digits", out, re.M)[0]) > 0.9
+
+
+@pytest.fixture
+def needs_serve() -> None:
+    for module in ("uvicorn", "httptools", "httpx", "prometheus_client"):
+        pytest.importorskip(module)
+
+
+@pytest.mark.timeout(60)
+def test_serve_digits(tmp_path: Path, needs_serve: None) -> None:
+    out = run("serve_digits.py", tmp_path)
+    assert float(re.findall(r"^the graph: 450 digits at once, ([\d.]+) of them right", out, re.M)[0]) > 0.95
+    assert float(re.findall(r"^the predictor: 100 digits one by one, ([\d.]+) of them right$", out, re.M)[0]) > 0.9
+    assert "fitted in " in out and "seven pixels: 8 × 8 pixels are needed, and these are 7\n" in out and "\ntext: " in out
+
+
+@pytest.mark.timeout(60)
+def test_serve_image(tmp_path: Path, needs_serve: None) -> None:
+    pytest.importorskip("PIL")
+    out = run("serve_image.py", tmp_path)
+    assert out.startswith("300 × 200 pixels; data:image/png;base64, ") and "metrics: 60000 pixels" in out
+    assert "all of them near the disc's edge: True" in out and out.count("refused: ") == 2
+
+
+@pytest.mark.timeout(60)
+def test_serve_text(tmp_path: Path, needs_serve: None) -> None:
+    """It streams: nine tenths of the time that the words take lie between the first and the last."""
+    out = run("serve_text.py", tmp_path)
+    ((words, first, last),) = re.findall(r"^(\d+) words; the first after ([\d.]+) s, the last after ([\d.]+) s$", out, re.M)
+    assert int(words) == 40 and float(last) - float(first) > 0.9 * 0.39
+    assert "the answer has 40 words, and counts 40" in out and "\nReturn the " in out

@@ -18,6 +18,9 @@ import httpx
 from soma.serve.http.server import new_loop
 from soma.serve.serving import Serving, options_of
 
+new_loop().close()
+"""libuv makes a pipe for the whole process with its first loop: not what a test left behind."""
+
 LATE = 20.0
 """Seconds after which something will not happen any more."""
 
@@ -65,7 +68,8 @@ class Server:
 
     def events(self, do: str, n: float = 1) -> list[tuple[str, Any]]:
         """All that is told of a prediction."""
-        with self.client.stream("POST", "/predictions", json={"input": {"do": do, "n": n}}, headers={"accept": "text/event-stream"}) as answer:
+        body = {"input": {"do": do, "n": n}}
+        with self.client.stream("POST", "/predictions", json=body, headers={"accept": "text/event-stream"}) as answer:
             assert answer.status_code == 200
             return list(events_of(answer.iter_lines()))
 
@@ -84,14 +88,26 @@ class Server:
 
     def until(self, fine: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Its health, once it is so."""
-        end = time.monotonic() + LATE
-        while not fine(told := self.health()):
-            assert time.monotonic() < end, told
-            time.sleep(0.005)  # polling, with a limit
+        told = self.health()
+
+        def look() -> bool:
+            nonlocal told
+            told = self.health()
+            return fine(told)
+
+        until(look, lambda: told)
         return told
 
     def until_free(self, slots: int) -> dict[str, Any]:
         return self.until(lambda told: told["slots"]["ready"] == slots)
+
+
+def until(true: Callable[[], bool], what: Callable[[], Any] = lambda: "not in time") -> None:
+    """Looks again after a moment, until it is so."""
+    end, over = time.monotonic() + LATE, threading.Event()
+    while not true():
+        assert time.monotonic() < end, what()
+        over.wait(0.005)
 
 
 def events_of(lines: Iterator[str]) -> Iterator[tuple[str, Any]]:

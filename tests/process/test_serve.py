@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from serve_lives import LATE, Server, served, threads_and_files, written
+from serve_lives import LATE, Server, served, threads_and_files, until, written
 
 import soma
 
@@ -92,11 +93,13 @@ ASYNC = textwrap.dedent("""
             return os.getpid()
         async def sleeps(self, n):
             print("begun", flush=True)
-            await asyncio.sleep(n)
+            await asyncio.sleep(n)  # workload
         async def blocks(self, n):
             print("begun", flush=True)
-            await asyncio.sleep(0.05)
-            time.sleep(n)  # workload
+            try:
+                await asyncio.sleep(n)  # workload
+            except asyncio.CancelledError:
+                time.sleep(n)  # workload
         async def pid(self, n): return os.getpid()
         async def healthcheck(self): return True
 """)
@@ -228,10 +231,7 @@ def test_results_are_kept_by_number_and_by_time(file: str) -> None:
         for id in ("a", "b", "c"):
             server.predict("same", id=id)
         assert [server.client.get(f"/predictions/{id}").status_code for id in ("a", "b", "c")] == [404, 200, 200]
-        end = time.monotonic() + 5
-        while server.client.get("/predictions/c").status_code != 404 and time.monotonic() < end:
-            time.sleep(0.02)  # polling, with a limit
-        assert server.client.get("/predictions/c").status_code == 404
+        until(lambda: server.client.get("/predictions/c").status_code == 404)
         assert server.predict("same", id="c")["id"] == "c", "an id that is forgotten can be taken again"
 
 
@@ -256,6 +256,11 @@ def test_more_slots_while_predictions_wait_and_fewer_when_idle(file: str) -> Non
         for id in ids:
             server.cancel(id)
             assert server.ended(id)["status"] == "canceled"
+        desk = server.serving.service._stable.desk
+        desk.limits = replace(desk.limits, idle=0.1)  # half a minute otherwise
+        server.predict("same")
+        told = server.until(lambda told: told["slots"]["unused"] == 1 and told["slots"]["ready"] == 1)
+        assert told["restarts"] == 0 and server.predict("same")["status"] == "succeeded"
 
 
 # -- coroutines ----------------------------------------------------------------------------------------------------------------
@@ -274,7 +279,7 @@ def test_coroutines_share_a_process(tmp_path: Path) -> None:
         server.heard(stuck, "begun")
         server.cancel(stuck)
         assert server.ended(stuck)["status"] == "canceled", "by the end of its process"
-        server.until_free(3)
+        server.until(lambda told: told["restarts"] == 1 and told["slots"]["ready"] == 3)
         assert server.predict("pid")["output"] not in pids
         os.kill(server.predict("pid")["output"], signal.SIGKILL)
         server.until(lambda told: told["restarts"] == 2 and told["slots"]["ready"] == 3)
@@ -310,12 +315,15 @@ def test_a_reload_refuses_nobody(tmp_path: Path) -> None:
     target = written(tmp_path, VERSION.format("old"))
     answers: list[tuple[int, str]] = []
     with served(target) as server, asked_without_end(server, answers):
+        server.until(lambda told: len(answers) > 2)
         written(tmp_path, VERSION.format("new"))
         assert server.do(server.serving.reload())
         written(tmp_path, "raise RuntimeError('broken')")
         assert not server.do(server.serving.reload())
         told = server.health()
         assert told["status"] in ("READY", "BUSY") and "RuntimeError: broken" in told["reload_error"] and told["version"] == "1.2"
+        (tmp_path / "predict.py").unlink()
+        assert not server.do(server.serving.reload()) and "there is no file" in server.health()["reload_error"]
         server.until(lambda told: answers[-1][1] == "new")
     assert {status for status, _ in answers} == {200}
     said = [output for _, output in answers]
@@ -323,17 +331,31 @@ def test_a_reload_refuses_nobody(tmp_path: Path) -> None:
 
 
 def test_a_canary_takes_its_share(tmp_path: Path) -> None:
-    from soma.serve.serving import deployer
-
-    with served(written(tmp_path, VERSION.format("old"))) as server:
-        serving, service = server.serving, server.serving.service
-        written(tmp_path, VERSION.format("new"))
-        assert server.do(service.reload(deployer(serving._source(), serving._options), "2", 0.3))
-        said = [server.client.post("/predictions", json={"input": {"n": 1}}).json()["output"] for _ in range(300)]
-        assert 45 < said.count("new") < 140 and said.count("new") + said.count("old") == 300
+    (tmp_path / "new").mkdir()
+    new = written(tmp_path / "new", VERSION.format("new"))
+    with served(written(tmp_path, VERSION.format("old")), canary=new, canary_share=0.3) as server:
+        told = server.until(lambda told: "canary" in told)
+        assert told["canary"] == {"version": "1.1-canary", "status": "READY", "share": 0.3}
+        said = [server.client.post("/predictions", json={"input": {"n": 1}}).json() for _ in range(300)]
+        assert 45 < [one["output"] for one in said].count("new") < 140
+        assert {(one["output"], one["version"]) for one in said} == {("old", "1"), ("new", "1.1-canary")}
+        assert server.do(server.serving.reload())
+        assert server.health()["canary"]["version"] == "1.2-canary"
 
 
 # -- values --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_client_for_tests_says_why_there_is_none(tmp_path: Path) -> None:
+    with soma.serve.test_client(written(tmp_path, VERSION.format("one"))) as client:
+        assert client.post("/predictions", json={"input": {"n": 1}}).json()["output"] == "one"
+        with pytest.raises(OSError), soma.serve.test_client(tmp_path / "predict.py", port=client.base_url.port):
+            pass  # the port is taken
+    broken = written(tmp_path, "raise RuntimeError('broken')")
+    with pytest.raises(RuntimeError, match="RuntimeError: broken"), soma.serve.test_client(broken):
+        pass
+    with pytest.raises(ValueError, match="there is no file"), soma.serve.test_client("nowhere.py:Predictor"):
+        pass
 
 
 class Doubles:
@@ -346,16 +368,25 @@ def test_an_object_is_served_as_it_is() -> None:
         assert server.client.post("/predictions", json={"input": {"x": 21}}).json()["output"] == 42
 
 
-def test_a_fitted_graph_answers_as_it_does_here() -> None:
-    from soma import Graph, filters
+@soma.filter
+class Scale:
+    def fit(self, x: Any, y: Any = None) -> dict[str, Any]:
+        return {"mean": x.mean(axis=0)}
 
-    graph = Graph()
-    graph.chain(filters.StandardScaler()) if hasattr(filters, "StandardScaler") else pytest.skip("no filter to serve")
+    def forward(self, x: Any, state: dict[str, Any]) -> Any:
+        return x - state["mean"]
+
+
+def test_a_fitted_graph_answers_as_it_does_here() -> None:
     x = np.arange(12.0).reshape(4, 3)
+    graph = soma.Graph(Scale() >> soma.filter(lambda x: x * 2))
     graph.fit(x)
+    expected = graph.forward(x)
     with served(graph) as server:
         told = server.client.post("/predictions", json={"input": {"x": x.tolist()}}).json()
-        assert np.allclose(told["output"], graph.predict(x))
+    graph.close()
+    assert told["status"] == "succeeded", told
+    assert np.allclose(told["output"], expected)
 
 
 # -- a process of its own --------------------------------------------------------------------------------------------------------
@@ -376,19 +407,15 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing_and_sighup_reloads(tmp_pa
     try:
         assert process.stdout is not None
         with httpx.Client(base_url=f"http://127.0.0.1:{int(process.stdout.readline())}", timeout=LATE) as client:
-            wait_ready(client)
+            until(lambda: client.get("/health-check").json()["status"] == "READY")
             written(tmp_path, text.replace("old", "new"))
             process.send_signal(signal.SIGHUP)
-            end = time.monotonic() + LATE
-            while (said := client.post("/predictions", json={"input": {"do": "version"}}).json()["output"]) != "new":
-                assert said == "old" and time.monotonic() < end
-                time.sleep(0.02)  # polling, with a limit
+            until(lambda: client.post("/predictions", json={"input": {"do": "version"}}).json()["output"] == "new")
             below = psutil.Process(process.pid).children(recursive=True)
             with ThreadPoolExecutor(1) as pool:
                 running = pool.submit(client.put, "/predictions/last", json={"input": {"do": "slow", "n": 0.5}})
                 with httpx.Client(base_url=client.base_url) as other:
-                    while other.get("/predictions/last").status_code == 404:
-                        time.sleep(0.01)  # polling
+                    until(lambda: other.get("/predictions/last").status_code != 404)
                 process.send_signal(signal.SIGTERM)
                 assert running.result(LATE).json()["output"] == "slept"
         assert process.wait(LATE) == 0
@@ -396,14 +423,3 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing_and_sighup_reloads(tmp_pa
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_ready(client: httpx.Client) -> None:
-    end = time.monotonic() + LATE
-    while client.get("/health-check").json()["status"] != "READY":
-        assert time.monotonic() < end
-        time.sleep(0.02)  # polling, with a limit
-
-
-def test_soma_serve_is_found_where_it_is_said_to_be() -> None:
-    assert soma.serve.test_client is not None

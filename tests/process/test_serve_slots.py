@@ -35,6 +35,8 @@ PREDICTOR = """
     class Predictor:
         def setup(self):
             self.count = 0
+            tempfile.tempdir = os.path.abspath("temporary")
+            os.makedirs(tempfile.tempdir, exist_ok=True)
             print("set up")
             subprocess.run(["sh", "-c", "echo by a child"])
 
@@ -82,7 +84,9 @@ PREDICTOR = """
         def exits(self, n): sys.exit(3)
         def ctrl_c(self, n): raise KeyboardInterrupt
         def nan(self, n): return {"a": [float("nan")]}
-        def dies(self, n): os._exit(n)
+        def dies(self, n):
+            print("last words")
+            os._exit(n)
         def crashes(self, n):
             print("before")
             ctypes.string_at(0)
@@ -140,6 +144,9 @@ PREDICTOR = """
                 scope.record_metric("tokens.out", 1, mode="increment")
             scope.record_metric("temperature", 0.5)
             scope.record_metric("shape", [1, 2])
+            thread = threading.Thread(target=lambda: current_scope().record_metric("threads", 1))
+            thread.start()
+            thread.join()
             return scope.context["traceparent"]
         def wrong_metric(self, n): current_scope().record_metric("predict_time", 1)
 
@@ -343,10 +350,21 @@ def test_a_failure_is_the_predictions_and_not_the_slots(slot: Asked, do: str, er
 @pytest.mark.parametrize(("do", "n", "said"), [("dies", 7, "7"), ("crashes", 1, "SIGSEGV")])
 def test_a_death_is_explained(folder: Path, do: str, n: int, said: str) -> None:
     slot = Asked(Source(file=str(folder / "predict.py"), name="Predictor"))
+    heard: list[dict[str, Any]] = []
     with pytest.raises(ActorDiedError, match=said) as e:
-        slot.predict(do, n)
+        get(slot.begin(do, n, heard.append))
     if do == "crashes":
         assert "in crashes" in str(e.value), "the stack of the crash"
+    else:
+        assert logs_of(heard) == "last words\n"
+
+
+def test_a_setup_that_ends_its_process(tmp_path: Path) -> None:
+    (tmp_path / "predict.py").write_text("import os\nfor i in range(1000):\n  print(i)\nos._exit(3)")
+    said: list[Any] = []
+    with pytest.raises(ActorDiedError, match="3"):
+        get(Slot.remote(Source(file=str(tmp_path / "predict.py"))).setup.options(listener=said.append).remote())
+    assert logs_of(said) == "".join(f"{i}\n" for i in range(1000))
 
 
 def test_a_child_that_comes_out_of_a_prediction(slot: Asked) -> None:
@@ -361,14 +379,13 @@ def test_state_stays(slot: Asked) -> None:
     assert [slot.predict("counted", 2)[0]["output"] for _ in range(3)] == [before + 2, before + 4, before + 6]
 
 
-def test_after_hundreds_nothing_is_left(slot: Asked, folder: Path) -> None:
+def test_after_hundreds_nothing_is_left(slot: Asked) -> None:
     before = slot.predict("environment")[0]["output"]
-    (folder / "in.txt").write_text("in")
     for i in range(100):
         get([slot.begin(do, 5) for do in ("same", "stream", "raises", "mixed", "writes")])
         slot.predict("reads", input={"file": "data:,text"}, id=f"../../{i}")
     after = slot.predict("environment")[0]["output"]
-    assert after["fds"] <= before["fds"] + 1 and after["threads"] == before["threads"] and set(after["tmp"]) <= set(before["tmp"])
+    assert after["fds"] <= before["fds"] + 1 and after["threads"] == before["threads"] and after["tmp"] == []
 
 
 # -- cancels ---------------------------------------------------------------------------------------------------------------------
@@ -442,8 +459,8 @@ def test_files_in_and_out(slot: Asked) -> None:
 def test_metrics(slot: Asked) -> None:
     ended, said = slot.predict("metrics", 3, context={"traceparent": "00-a-b-00"})
     assert ended["output"] == "00-a-b-00"
-    assert ended["metrics"] == {"tokens": {"out": 3}, "temperature": 0.5, "shape": [1, 2]}
-    assert said[0] == {"kind": "metric", "name": "tokens.out", "value": 1, "mode": "increment"} and len(said) == 4
+    assert ended["metrics"] == {"tokens": {"out": 3}, "temperature": 0.5, "shape": [1, 2], "threads": 1}
+    assert said[0] == {"kind": "metric", "name": "tokens.out", "value": 1, "mode": "increment"} and len(said) == 5
     assert "reserved" in slot.predict("wrong_metric")[0]["error"]
 
 
@@ -502,6 +519,7 @@ def test_filters_and_handles() -> None:
     fitted = Asked(Source(value=soma.put(Shift()), state={"by": 1.5}))
     assert fitted.setup["ok"], fitted.setup["logs"]
     assert get(fitted.handle.predict.remote(Job("x", {"x": [1, 2, 3]})))["output"] == [-0.5, 0.5, 1.5]
+    assert get(Asked(Source(value=Forward())).handle.predict.remote(Job("x", {"x": [1, 2]})))["output"] == [2, 4]
     actor = soma.remote(Forward).remote()
     assert get(Asked(Source(value=actor)).handle.predict.remote(Job("x", {"x": [[1.0], [2.0]]})))["output"] == [[2.0], [4.0]]
 
@@ -578,6 +596,8 @@ ASYNC = """
                     print("at last")
             if do == "raises":
                 raise ValueError("no good")
+            if do == "cancels":
+                raise asyncio.CancelledError("its own")
             for i in range(50):
                 print(f"{n}:{i}")
                 await asyncio.sleep(0)
@@ -615,6 +635,7 @@ def test_several_at_once_print_apart(async_file: str) -> None:
         ended = get([slot.begin("prints", n, mine.append) for n, mine in enumerate(said)])
         assert get(slot.handle.healthcheck.remote()) == {"ok": True, "error": ""}
         assert slot.predict("raises")[0]["error"] == "no good" and "ValueError: no good" in slot.logs("raises")
+        assert slot.predict("cancels")[0]["state"] == "failed", "nobody asked for it"
         assert ended_after_cancel(sleeping) == "canceled"
     assert [e["output"] for e in ended] == list(range(8))
     assert [logs_of(mine) for mine in said] == ["".join(f"{n}:{i}\n" for i in range(50)) for n in range(8)]

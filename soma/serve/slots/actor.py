@@ -40,6 +40,7 @@ class SlotActor:
         self._source, self._board, self._slot = source, board, slot
         self._tap = Tap()
         self._tap.tell_deaths()
+        self._tap.tell_before_exit()
         self._served: Served | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 

@@ -41,6 +41,7 @@ class AsyncSlotActor:
         self._source = source
         self._tap = Tap()
         self._tap.tell_deaths()
+        self._tap.tell_before_exit()
         self._served: Served | None = None
         install()
 

@@ -20,15 +20,18 @@ import os
 import selectors
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from soma.serve.slots.lines import LineBlocks
 
 CHUNK = 64 * 1024
 PAUSE = 0.005
 """Seconds between two looks of the thread, if somebody writes all the time: each look takes the interpreter from the writer."""
+LAST_WORDS = 0.01
+"""Seconds that messages get to leave a process that ends."""
 WIDE = 1024 * 1024
 """Bytes of a pipe that turned out to be too narrow."""
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
@@ -120,6 +123,18 @@ class Tap:
         """The stack of a crash in C code goes to the log of the process, where the cluster looks for it; a pipe dies with its process."""
         faulthandler.enable(file=self._own[1])
 
+    def tell_before_exit(self) -> None:
+        """`os._exit` waits until what was printed is on its way; it would be lost with the process."""
+        leave = os._exit
+
+        def told_first(status: int) -> NoReturn:
+            if self._open is not None and os.getpid() == self.pid:
+                self._open.end()
+                time.sleep(LAST_WORDS)
+            leave(status)
+
+        os._exit = told_first
+
 
 class Capture:
     """One prediction's output."""
@@ -136,6 +151,8 @@ class Capture:
         """All that was written is told. To be called where `open` was."""
         flush()
         with self._lock:
+            if self._ended:
+                return
             if not self._over:
                 self._over = True  # first: the thread would be woken by the end of the pipe
                 self._tap.unwatch(self._fd)

@@ -19,7 +19,7 @@ from typing import Any
 
 from soma.actors.handle import ActorHandle
 from soma.actors.refs import ObjectRef
-from soma.serve.slots.serving import served_filter, served_handle
+from soma.serve.slots.serving import is_filter, served_filter, served_handle
 from soma.serve.slots.terms import Source
 
 PACKAGE = "soma_served"
@@ -39,7 +39,6 @@ class Loaded:
         train: called for trainings.
         healthcheck: says whether it is well.
         owner: the instance, or the function itself.
-        path: of its file.
     """
 
     predict: Callable[..., Any]
@@ -73,7 +72,7 @@ def _of(target: Any, source: Source, beside: Any, module: types.ModuleType | Non
         return Loaded(served_handle(target), None, None, None, target)
     if inspect.isclass(target):
         target = target()
-    predict = _method(target)
+    predict = None if is_filter(target) else _method(target)
     train = getattr(target, "train", None) or beside
     if source.train and module is not None:
         train = _named(module, source.train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -9,23 +10,31 @@ from soma import cluster
 
 
 def served_filter(filter: Any, state: Any) -> Callable[..., Any]:
-    """Its `forward` on one input, `x`; lists of numbers become arrays."""
+    """Its `forward` on one input, `x`; lists of numbers become arrays. An object with a `forward` that takes no state will do too."""
+    if not is_filter(filter) and len(inspect.signature(filter.forward).parameters) == 1:
+        return _of_one(filter.forward)
     from soma.filters.hosted import Hosted  # most slots hold no filter
 
     hosted = Hosted(type(filter).__name__, filter)
     if state is not None:
         hosted.take(state)
 
-    def predict(x: Any) -> Any:
-        return hosted.forward(arrayed(x))
-
-    return predict
+    return _of_one(hosted.forward)
 
 
 def served_handle(handle: Any) -> Callable[..., Any]:
     """An actor's `forward`, in that actor."""
+    return _of_one(lambda x: cluster.get(handle.forward.remote(x)))
+
+
+def is_filter(value: Any) -> bool:
+    """Whether it was made one by `soma.filter`."""
+    return hasattr(value, "__soma_filter__") and callable(getattr(value, "forward", None))
+
+
+def _of_one(forward: Callable[[Any], Any]) -> Callable[..., Any]:
     def predict(x: Any) -> Any:
-        return cluster.get(handle.forward.remote(arrayed(x)))
+        return forward(arrayed(x))
 
     return predict
 

@@ -74,6 +74,11 @@ class Model:
             raise KeyError("all of them")
         return [ValueError(x) if x == "one" else x * 2 for x in items]
 
+    @batch(max_size=2, wait_ms=10_000)
+    async def pair(self, items: list[Any]) -> list[Any]:
+        """A batch begins when there are two, and not before."""
+        return await type(self).double.__wrapped__(self, items)  # type: ignore[attr-defined, no-any-return]
+
     @batch
     async def wrong(self, items: list[Any]) -> Any:
         return items + items if items[0] else "text"
@@ -82,8 +87,9 @@ class Model:
 def test_calls_become_one_and_get_what_is_theirs() -> None:
     async def main() -> None:
         model = Model()
-        assert await asyncio.gather(*(model.double(x) for x in range(7))) == [x * 2 for x in range(7)]
-        assert model.batches == [[0, 1, 2], [3, 4, 5], [6]]
+        assert await asyncio.gather(*(model.pair(x) for x in range(6))) == [x * 2 for x in range(6)]
+        assert model.batches == [[0, 1], [2, 3], [4, 5]]
+        assert await model.double(7) == 14  # nobody else comes
 
     asyncio.run(main())
 
@@ -91,9 +97,9 @@ def test_calls_become_one_and_get_what_is_theirs() -> None:
 def test_errors_go_where_they_belong() -> None:
     async def main() -> None:
         model = Model()
-        one, two = await asyncio.gather(model.double("one"), model.double(2), return_exceptions=True)
-        assert isinstance(one, ValueError) and two == 4
-        got = await asyncio.gather(model.double("all"), model.double(2), return_exceptions=True)
+        got = await asyncio.gather(model.pair("one"), model.pair(2), return_exceptions=True)
+        assert isinstance(got[0], ValueError) and got[1] == 4
+        got = await asyncio.gather(model.pair("all"), model.pair(2), return_exceptions=True)
         assert [type(e) for e in got] == [KeyError, KeyError] and model.batches[1] == ["all", 2]
         for item in (0, 1):
             with pytest.raises(TypeError, match="a batch of 1 gave"):
@@ -107,15 +113,17 @@ def test_who_is_canceled_leaves() -> None:
     async def main() -> None:
         model = Model()
         model.begin.clear()
-        first = asyncio.create_task(model.double(0))
+        first = asyncio.ensure_future(model.double(0))
         await model.begun.wait()
-        a, b = asyncio.create_task(model.double(1)), asyncio.create_task(model.double(2))
-        await asyncio.sleep(0)  # both wait for the batch that runs
+        a, b = asyncio.ensure_future(model.double(1)), asyncio.ensure_future(model.double(2))
+        begun = asyncio.get_running_loop().create_future()
+        asyncio.get_running_loop().call_soon(begun.set_result, None)
+        await begun  # both wait for the batch that runs
         a.cancel()
         with pytest.raises(asyncio.CancelledError):
             await a
         model.begin.set()
-        assert (await first, await b) == (0, 4) and model.batches == [[0], [2]]
+        assert await first == 0 and await b == 4 and model.batches == [[0], [2]]
 
     asyncio.run(main())
 
@@ -124,7 +132,7 @@ def test_a_batch_that_all_have_left_is_canceled() -> None:
     async def main() -> None:
         model = Model()
         model.begin.clear()
-        calls = [asyncio.create_task(model.double(x)) for x in range(3)]
+        calls = [asyncio.ensure_future(model.double(x)) for x in range(3)]
         await model.begun.wait()
         calls[0].cancel()
         await asyncio.wait([calls[0]])
@@ -149,7 +157,7 @@ async def whose(items: list[int]) -> list[str]:
 def test_a_batch_is_nobodys() -> None:
     async def main() -> None:
         said.set("a caller")
-        assert await asyncio.gather(whose(1), whose(2)) == ["nobody", "nobody"]
+        assert list(await asyncio.gather(whose(1), whose(2))) == ["nobody", "nobody"]
 
     asyncio.run(main())
 
@@ -157,13 +165,14 @@ def test_a_batch_is_nobodys() -> None:
 def test_it_keeps_nothing_alive_and_can_be_sent() -> None:
     async def main() -> weakref.ref[Any]:
         model = Model()
+        assert await whose(1) == "nobody"
         assert await model.double(1) == 2 and model in _homes
         cloudpickle.dumps(Model)
         return weakref.ref(model)
 
     model = asyncio.run(main())
     gc.collect()
-    assert model() is None
+    assert model() is None and len(_homes) == 0
 
 
 def test_what_is_refused() -> None:

@@ -17,9 +17,12 @@ from soma.serve.steps import Ask, Begin, Finish, Kill, Limits, Make, QueueFull, 
 class Tables(RuleBasedStateMachine):
     """Plays the slots: makes what is to be made, and lets them live, end, die. Every prediction ends exactly once."""
 
-    @initialize(slots=st.integers(1, 3), queue=st.integers(0, 3), timeout=st.sampled_from([None, 7.0]))
-    def open(self, slots: int, queue: int, timeout: float | None) -> None:
-        self.limits = Limits(slots=slots, max_queue=queue, timeout=timeout, grace=5.0, deaths=4, period=100.0)
+    @initialize(slots=st.integers(1, 3), queue=st.integers(0, 3), timeout=st.sampled_from([None, 7.0]),
+                least=st.sampled_from([None, 1, 2]))
+    def open(self, slots: int, queue: int, timeout: float | None, least: int | None) -> None:
+        self.least = slots if least is None else min(least, slots)
+        self.limits = Limits(slots=slots, max_queue=queue, timeout=timeout, grace=5.0, deaths=4, period=100.0,
+                             min_slots=None if least is None else self.least, scale_after=3.0, idle=11.0)
         self.desk, self.now, self.number = Desk(self.limits), 0.0, 0
         self.making: list[int] = []
         self.free: set[int] = set()
@@ -51,6 +54,11 @@ class Tables(RuleBasedStateMachine):
                     self.asked.add(slot)
                     self.asked_at[slot] = self.now
                 case Kill(slot):
+                    if self.desk.health_ends is None and slot in self.free:
+                        assert self.limits.min_slots is not None and not self.waiting, "one that is spare"
+                        self.free.remove(slot)
+                        assert self.live() >= self.least
+                        continue
                     if self.desk.health_ends is None:
                         assert slot in self.asked and self.now >= self.asked_at[slot] + self.limits.grace
                     self.killed.add(slot)
@@ -64,6 +72,9 @@ class Tables(RuleBasedStateMachine):
                 case Requeue(id):
                     assert id not in self.over
                     self.waiting.insert(0, id)
+
+    def live(self) -> int:
+        return len({*self.making, *self.free, *self.running, *self.killed})
 
     def leave(self, slot: int) -> None:
         self.asked.discard(slot)
@@ -154,6 +165,7 @@ class Tables(RuleBasedStateMachine):
             assert not known
             return
         counts = dict(self.desk.counts())
+        assert self.least <= self.live() == self.limits.slots - counts["unused"]
         assert counts["queue"] == len(self.waiting)
         assert not (self.free and self.waiting), "nobody waits while a slot is free"
         assert counts[SlotState.READY.value] == len(self.free)
@@ -219,3 +231,37 @@ def test_too_many_deaths_are_the_end() -> None:
     desk.died(0, "SIGSEGV", 22.0)
     assert desk.health is Health.DEFUNCT
     assert Finish("p", "fail", "SIGSEGV") in desk.take()
+
+
+def test_slots_come_one_by_one_while_predictions_wait_and_go_when_idle() -> None:
+    desk = opened(slots=3, min_slots=1, scale_after=0.5, idle=30.0)
+    desk.set_up(0, 0.0)
+    for i in range(4):
+        desk.submit(f"p{i}", 1.0)
+    assert desk.take() == [Begin("p0", 0)] and desk.next_due() == 1.5
+    desk.pass_time(1.5)
+    assert desk.take() == [Make(1)] and desk.next_due() == math.inf, "one at a time"
+    desk.set_up(1, 2.0)
+    assert desk.take() == [Begin("p1", 1)] and desk.next_due() == 2.0
+    desk.pass_time(2.0)
+    assert desk.take() == [Make(2)]
+    desk.set_up(2, 2.5)
+    for number in range(3):
+        desk.ended(number, 3.0)
+    assert desk.take() == [Begin("p2", 2), Begin("p3", 0)]
+    desk.ended(0, 4.0)
+    assert desk.next_due() == 33.0
+    desk.pass_time(33.0)
+    assert desk.take() == [Kill(1), Kill(2)] and dict(desk.counts())["unused"] == 2
+    assert desk.next_due() == math.inf
+    desk.submit("last", 50.0)
+    assert desk.take() == [Begin("last", 0)]
+
+
+def test_the_death_of_a_process_with_many_slots_counts_once() -> None:
+    desk = opened(slots=8, deaths=1, period=10.0)
+    for number in range(8):
+        desk.set_up(number, 0.0)
+    for number in range(8):
+        desk.died(number, "gone", 1.0, counts=number == 0)
+    assert desk.health_ends is None and dict(desk.counts())["starting"] == 8

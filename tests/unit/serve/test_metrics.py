@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soma.serve.slots.metrics import Metrics, check_name
-from soma.serve.slots.scope import SCOPE, Scope, current_scope
+from soma.serve.slots.scope import Scope, current_scope, inside
 
 
 def scope() -> tuple[Scope, list[tuple[str, Any, str]]]:
@@ -117,8 +119,21 @@ def test_the_scope_of_here() -> None:
     outside.record_metric("nobody", 1)
     assert dict(outside.context) == {}
     mine, _ = scope()
-    token = SCOPE.set(mine)
-    try:
+    with inside(mine, alone=False):
         assert current_scope() is mine and mine.context["traceparent"] == "00-1-2-00"
-    finally:
-        SCOPE.reset(token)
+        assert in_a_thread(current_scope) is not mine
+    with inside(mine, alone=True):
+        assert in_a_thread(current_scope) is mine
+    assert current_scope() is not mine and in_a_thread(current_scope) is not mine
+
+
+def test_threads_count_together() -> None:
+    mine, told = scope()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: mine.record_metric("n", 1, "increment"), range(2000)))
+    assert mine.metrics["n"] == len(told) == 2000
+
+
+def in_a_thread(fn: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(fn).result()
