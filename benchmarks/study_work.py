@@ -27,10 +27,10 @@ class Scale:
 
     blocks: int = 4
     block: int = 250
-    tune: int = 20
+    tune: int = 8
     busy: int = 20
     spin: int = 2_600_000
-    search: int = 60
+    search: int = 40
     firsts: int = 5
     small: int = 1000
     large: int = 20
