@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,10 @@ class Identity:
 
 CALL: contextvars.ContextVar[Call | None] = contextvars.ContextVar("soma_call", default=None)
 """The call that the current thread or coroutine runs."""
+
+
+INTERRUPT = signal.SIGURG
+"""Ignored by default, used by nobody else: makes the main thread look whether its call was cancelled."""
 
 
 class LeaveActor(BaseException):

@@ -16,14 +16,11 @@ from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Any
 
-from soma.actors.context import CALL, Interrupted, LeaveActor
+from soma.actors.context import CALL, INTERRUPT, Interrupted, LeaveActor
 from soma.actors.execution import Executor, Job
 from soma.actors.interrupts import take_back
 from soma.actors.refs import ObjectRef
 from soma.transport import messages as m
-
-INTERRUPT = signal.SIGURG
-"""Ignored by default, used by nobody else: makes the main thread look whether its call was cancelled."""
 
 
 class Serial:

@@ -86,14 +86,20 @@ def serve(target: str, fail_fast: bool, address: str | None, **given: Any) -> No
     Prints where it listens, and READY when the setup is done. SIGTERM, Ctrl-C or POST /shutdown: nothing more is accepted, what runs is
     finished, and the exit code is 0; or 1 if the setup had failed, or its processes died too often.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     from soma import cluster
+    from soma.serve.sources import source_of
 
     for name in SECRETS:
         os.environ.pop(name, None)
     try:
-        chosen, http = _checked(target, given)
-        with cluster.init(address, log_to_driver=http.log == "console"):
-            code = _served(target, chosen, http, fail_fast)
+        source_of(target)
+        with ThreadPoolExecutor(1) as aside:  # what serves is imported while the cluster starts
+            checked = aside.submit(_checked, given)
+            with cluster.init(address, log_to_driver=given["log"] in (None, "console")):
+                chosen, http = checked.result()
+                code = _served(target, chosen, http, fail_fast)
     except (SomaError, ValueError, TypeError, OSError, ModuleNotFoundError) as e:
         raise click.ClickException(str(e)) from None
     raise SystemExit(code)
@@ -108,15 +114,13 @@ def options_in(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**said, **({"actor": actor} if actor else {})}
 
 
-def _checked(target: str, given: Mapping[str, Any]) -> tuple[ServeOptions, HttpOptions]:
-    """The options, if they and the target can be: before anything is started."""
+def _checked(given: Mapping[str, Any]) -> tuple[ServeOptions, HttpOptions]:
+    """The options, if they can be."""
     from soma import serve as served
-    from soma.serve.sources import source_of
 
     getattr(served, "run")  # noqa: B009  # says what is to be installed, if it is not
     from soma.serve.serving import options_of
 
-    source_of(target)
     return options_of(options_in(given))
 
 

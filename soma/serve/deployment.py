@@ -184,7 +184,7 @@ class Deployment:
         process = Process(self._kind.make(number))
         if self._first is None:
             self._first = process
-        call = process.actor.setup.options(listener=lambda said: self._post(process.hear, said)).remote()
+        call = process.actor.setup.options(listener=lambda said: self._post(process.hear, said)).remote(process.listen())
         call.future().add_done_callback(lambda done: self._post(self._set_up, process, done))
         return process
 
@@ -238,7 +238,7 @@ class Deployment:
                 self.desk.setup_failed(life.number, time.monotonic(), counts=process.counts())
 
     def _ready(self, process: Process, told: dict[str, Any]) -> None:
-        process.answer, process.logs = told, told["logs"]
+        process.answer = told
         if self.signature is None:
             self._first = process
             self.signature = Signature.from_json(told["signature"])

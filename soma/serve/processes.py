@@ -15,6 +15,7 @@ from typing import Any
 from soma import cluster
 from soma.errors import ActorDiedError, SomaError
 from soma.serve.predictions import Prediction
+from soma.serve.setup_log import SetupLog
 
 LINE = "\n"
 
@@ -62,6 +63,7 @@ class Process:
         lives: of the slots it holds.
         answer: what its setup told, once it is set up.
         logs: what it said in its setup.
+        log: the pipe where it says that.
         gone: it died, or was given up.
         counted: its death counts, or was counted; a process that we killed counts no death.
         late: its setup took too long.
@@ -71,6 +73,7 @@ class Process:
     lives: list[Life] = field(default_factory=list)
     answer: dict[str, Any] | None = None
     logs: str = ""
+    log: SetupLog | None = None
     gone: bool = False
     counted: bool = False
     late: bool = False
@@ -80,8 +83,23 @@ class Process:
         first, self.counted = not self.counted, True
         return first
 
+    def listen(self) -> str:
+        """Where its setup is to print."""
+        self.log = SetupLog(self._add)
+        return self.log.path
+
     def kill(self) -> None:
         cluster.kill(self.actor)
+        self.end_log()
+
+    def end_log(self) -> None:
+        """Its setup prints no more."""
+        if self.log is not None:
+            self.log.close()
+            self.log = None
+
+    def _add(self, text: str) -> None:
+        self.logs += text
 
     def hear(self, said: dict[str, Any]) -> None:
         """What it says in its setup."""
@@ -90,12 +108,14 @@ class Process:
 
     def fail(self, done: Any, limit: float | None) -> str | None:
         """Why its setup failed, which its logs say too then; None if it went well."""
+        self.end_log()
         error = done.exception()
         if error is None:
             told = done.result()
+            self.logs = told["logs"] or self.logs
             if told["ok"]:
                 return None
-            self.logs, why = told["logs"] or self.logs, str(told["error"])
+            why = str(told["error"])
         elif self.late:
             why = f"setup took longer than {limit:g} s"
         elif isinstance(error, ActorDiedError):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from soma import cluster
 from soma.actors.handle import ActorHandle
-from soma.graph import Graph
 from soma.serve.slots import Source
+
+if TYPE_CHECKING:
+    from soma.graph import Graph
 
 WAYS = '"predict.py:Predictor", a fitted graph, a filter, a class or function with predict, or an actor with forward'
 
@@ -45,7 +48,8 @@ def source_of(target: Any, *, train: str = "", upload_url: str = "") -> Source:
         return _file(str(target), train, upload_url)
     if isinstance(target, Source):
         return target
-    if isinstance(target, Graph):
+    graphs = sys.modules.get("soma.graph")  # whoever has a graph has imported that; nobody else should wait for it
+    if graphs is not None and isinstance(target, graphs.Graph):
         return Source(value=cluster.put(GraphPredictor(target, target.state())), upload_url=upload_url)
     if isinstance(target, ActorHandle):
         return Source(value=target, upload_url=upload_url)

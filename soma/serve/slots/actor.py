@@ -46,19 +46,10 @@ class SlotActor:
 
     # -- set-up ----------------------------------------------------------------------------------------------------------------
 
-    def setup(self) -> SetUp:
-        """Load and set up. What goes wrong is in the answer, with all that was printed."""
-        logs: list[str] = []
-
-        def tell(text: str) -> None:
-            logs.append(text)
-            cluster.tell({"kind": "log", "text": text})
-
-        capture = self._tap.open(tell)
-        try:
+    def setup(self, log: str = "") -> SetUp:
+        """Load and set up. What goes wrong is in the answer, with all that was printed; unless that goes to `log`, a named pipe."""
+        with self._tap.listening(log) as logs:
             answer = self._set_up()
-        finally:
-            capture.end()
         if answer["has_healthcheck"] and self._board is not None:
             threading.Thread(target=self._watch_board, name="soma-health", daemon=True).start()
         return {**answer, "logs": "".join(logs)}

@@ -45,19 +45,10 @@ class AsyncSlotActor:
         self._served: Served | None = None
         install()
 
-    async def setup(self) -> SetUp:
+    async def setup(self, log: str = "") -> SetUp:
         """As `SlotActor.setup`."""
-        logs: list[str] = []
-
-        def tell(text: str) -> None:
-            logs.append(text)
-            cluster.tell({"kind": "log", "text": text})
-
-        capture = self._tap.open(tell)
-        try:
+        with self._tap.listening(log) as logs:
             answer = await self._set_up()
-        finally:
-            capture.end()
         return {**answer, "logs": "".join(logs)}
 
     async def _set_up(self) -> SetUp:

@@ -22,9 +22,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
+from soma import cluster
 from soma.serve.slots.lines import LineBlocks
 
 CHUNK = 64 * 1024
@@ -51,6 +52,7 @@ class Tap:
         self._later: deque[Callable[[], None]] = deque()
         self._stopped = threading.Event()
         self._open: Capture | None = None
+        self._piped = False
         self._reader = threading.Thread(target=self._read, name="soma-output", daemon=True)
         self._reader.start()
 
@@ -66,6 +68,35 @@ class Tap:
         os.dup2(writing, 2)
         os.close(writing)
         return capture
+
+    @contextlib.contextmanager
+    def listening(self, log: str) -> Iterator[list[str]]:
+        """Inside, what is printed goes to `log`, a named pipe that the front end reads: so nothing of it dies with this process. Where
+        there is none (the front end is on another machine) it is told, and in the list afterwards."""
+        logs: list[str] = []
+
+        def tell(text: str) -> None:
+            logs.append(text)
+            cluster.tell({"kind": "log", "text": text})
+
+        if not os.path.exists(log):
+            capture = self.open(tell)
+            try:
+                yield logs
+            finally:
+                capture.end()
+            return
+        writing = os.open(log, os.O_WRONLY)
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        os.close(writing)
+        self._piped = True
+        try:
+            yield logs
+        finally:
+            flush()
+            self._piped = False
+            self.put_back()
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -128,9 +159,12 @@ class Tap:
         leave = os._exit
 
         def told_first(status: int) -> NoReturn:
-            if self._open is not None and os.getpid() == self.pid:
-                self._open.end()
-                time.sleep(LAST_WORDS)
+            if os.getpid() == self.pid:
+                if self._open is not None:
+                    self._open.end()
+                    time.sleep(LAST_WORDS)
+                elif self._piped:
+                    flush()
             leave(status)
 
         os._exit = told_first

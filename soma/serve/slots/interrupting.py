@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from soma.actors.context import Interrupted
-from soma.actors.modes import INTERRUPT
+from soma.actors.context import INTERRUPT, Interrupted
 
 _mask = getattr(signal.pthread_sigmask, "__wrapped__", signal.pthread_sigmask)
 """Without the dressing of its answer, which takes longer than all else."""
