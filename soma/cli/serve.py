@@ -134,7 +134,6 @@ def _served(target: str, chosen: ServeOptions, http: HttpOptions, fail_fast: boo
         try:
             await serving.open()
         except OSError as e:
-            await serving.service.shutdown(0.0)
             raise OSError(f"cannot listen at {http.host}:{http.port}: {e.strerror or e}") from e
         told = asyncio.create_task(_tell(serving, http, fail_fast))
         await serving.wait_closed()
