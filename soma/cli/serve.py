@@ -34,6 +34,8 @@ _SERVED = (
                  help="Predictions at once: processes, or coroutines in one process for `async def predict`."),
     click.option("--min-slots", type=click.IntRange(min=1), help="Instead: so many processes at least, and more while predictions wait …"),
     click.option("--max-slots", type=click.IntRange(min=1), help="… and at most so many."),
+    click.option("--canary", metavar="FILE:NAME", help="Another version that takes a share of the predictions."),
+    click.option("--canary-share", type=click.FloatRange(0.0, 1.0), show_default="0.1", help="Which share."),
     click.option("--max-queue", type=_COUNT, show_default="256", help="Predictions that may wait; 0 refuses one too many with 409."),
     click.option("--timeout", type=_SECONDS, show_default="none", help="Seconds of a prediction."),
     click.option("--grace", type=_SECONDS, show_default="5.0", help="Seconds between asking a prediction to end and killing its process."),

@@ -678,7 +678,7 @@ def test_a_busy_slot_is_asked_for_its_health(tmp_path: Path) -> None:
     os.mkfifo(f"{path}.go")
     board = soma.remote(HealthBoard).remote()
     slot = Asked(Source(value=Patient(str(path))), Slot, board, "0")
-    assert slot.setup["has_healthcheck"]
+    assert slot.setup["has_healthcheck"], slot.setup
     path.write_text("well")
     busy = slot.begin("waits", 5)
     assert get([board.ask.remote("0") for _ in range(3)]) == [{"ok": True, "error": ""}] * 3

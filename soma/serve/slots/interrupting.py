@@ -11,7 +11,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from soma.actors.context import INTERRUPT, Interrupted
@@ -68,21 +67,27 @@ def _as_cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]) -> Iter
         yield interrupted
         return
 
-    def on_signal(number: int, frame: FrameType | None) -> None:
+    def on_signal() -> None:
         try:
-            before(number, frame)
+            before(INTERRUPT, None)
         except Interrupted:
             interrupted.append(True)
-            loop.call_soon_threadsafe(task.cancel)
+            task.cancel()
 
+    wakes = -1
     try:
         held = hold()
-        signal.signal(INTERRUPT, on_signal)
+        wakes = signal.set_wakeup_fd(-1)
+        loop.add_signal_handler(INTERRUPT, on_signal)  # by the loop's pipe: one that comes just before it waits would be noticed after it
         if not held:
             let()
         yield interrupted
     finally:
         hold()
+        loop.remove_signal_handler(INTERRUPT)
         signal.signal(INTERRUPT, before)
+        signal.set_wakeup_fd(wakes)
+        if not interrupted:
+            signal.raise_signal(INTERRUPT)  # the loop may have ended before it saw one; if none came, this one does nothing
         if not held:
             let()
