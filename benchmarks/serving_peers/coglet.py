@@ -15,7 +15,7 @@ from benchmarks.serving_work import Server, free_port, started
 
 NOTE = "without docker; its latencies are those of refusals too; a predictor that is not async has one slot, so there is no figure for two"
 SCHEMA = {"openapi": "3.0.2", "info": {"title": "measured", "version": "1"}, "paths": {"/predictions": {"post": {"x-cog-streaming": True}}}}
-PREDICTORS = Path(__file__).parent / "predictors.py"
+PREDICTORS = Path(__file__).parent / "served" / "predictors.py"  # apart: its directory is on sys.path, and a module here is called coglet
 
 
 def serve(what: str, slots: int) -> AbstractContextManager[Server]:

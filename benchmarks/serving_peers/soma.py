@@ -12,7 +12,7 @@ from benchmarks.serving_work import STEPS as ALL
 from benchmarks.serving_work import Server, free_port, started
 
 NOTE = "each prediction in a slot's process; the command as it is, without lines about requests"
-PREDICTORS = Path(__file__).parent / "predictors.py"
+PREDICTORS = Path(__file__).parent / "served" / "predictors.py"  # apart: its directory is on sys.path, and a module here is called coglet
 
 
 def serve(what: str, slots: int) -> AbstractContextManager[Server]:
