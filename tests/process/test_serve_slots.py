@@ -668,7 +668,7 @@ class Patient:
             raise OSError("the device is gone")
         return said == "well"
 
-    def predict(self, do: str, n: int) -> Any:
+    def predict(self, do: str, n: int) -> int:
         with open(self.path + ".go"):
             return n
 

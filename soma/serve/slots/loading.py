@@ -7,6 +7,7 @@ and both `import beside` and `from .beside import x` find what lies next to it.
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import importlib.util
 import inspect
 import os
@@ -27,6 +28,14 @@ PACKAGE = "soma_served"
 
 class SourceError(ValueError):
     """What is to be served is not there, or cannot be served; in words for who started it."""
+
+
+class _Fresh(importlib.machinery.SourceFileLoader):
+    """Compiles the file as it is now: kept bytecode counts as fresh for a file of the same size changed within the same second, and a
+    server that reloads would serve the old one."""
+
+    def get_code(self, fullname: str) -> Any:
+        return self.source_to_code(self.get_data(self.path), self.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,7 @@ def module_of(file: str) -> types.ModuleType:
     else:
         package = _package_for(path.parent)
     name = f"{package}.{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
+    spec = importlib.util.spec_from_file_location(name, path, loader=_Fresh(name, str(path)) if path.suffix == ".py" else None)
     if spec is None or spec.loader is None:
         raise SourceError(f"{str(path)!r} is no Python file")
     module = importlib.util.module_from_spec(spec)
