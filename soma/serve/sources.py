@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import inspect
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from soma import cluster
 from soma.actors.handle import ActorHandle
@@ -55,7 +57,17 @@ def source_of(target: Any, *, train: str = "", upload_url: str = "") -> Source:
         return Source(value=target, upload_url=upload_url)
     if not callable(target) and not any(hasattr(target, name) for name in ("predict", "run", "forward")):
         raise TypeError(f"{type(target).__name__} cannot be served: {WAYS}")
+    _spell_out(target)
     return Source(value=cluster.put(target), upload_url=upload_url)
+
+
+def _spell_out(target: Any) -> None:
+    """Annotations that are text become what they name: a function that travels by value takes along what its code names, and no more."""
+    owner = target if inspect.isclass(target) or inspect.isfunction(target) else type(target)
+    for fn in (owner, *(getattr(owner, name, None) for name in ("setup", "predict", "run", "train"))):
+        if inspect.isfunction(fn) and any(isinstance(a, str) for a in fn.__annotations__.values()):
+            with contextlib.suppress(NameError):  # the slot says which
+                fn.__annotations__ = get_type_hints(fn, include_extras=True)
 
 
 def _file(target: str, train: str, upload_url: str) -> Source:

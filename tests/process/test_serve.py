@@ -423,3 +423,29 @@ def test_sigterm_finishes_what_runs_and_leaves_nothing_and_sighup_reloads(tmp_pa
     finally:
         process.kill()
         process.communicate()
+
+
+MAIN = """
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import soma.serve
+
+class Predictor:
+    def predict(self, x: Literal["a", "b"]) -> Any:
+        return x * 2
+
+for target in (Predictor, Predictor()):
+    with soma.serve.test_client(target) as client:
+        print(client.post("/predictions", json={"input": {"x": "b"}}).json()["output"],
+              client.post("/predictions", json={"input": {"x": "c"}}).status_code)
+"""
+
+
+def test_a_class_of_a_script_takes_along_what_its_annotations_name(tmp_path: Path) -> None:
+    """They are text there, and the class travels by value: `Any` and `Literal` are in none of its code."""
+    script = tmp_path / "script.py"
+    script.write_text(MAIN)
+    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, timeout=25)
+    assert done.stdout.split("\n")[:-1] == ["bb 422"] * 2, done.stderr

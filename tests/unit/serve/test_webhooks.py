@@ -67,6 +67,7 @@ class Target:
     def __init__(self) -> None:
         self.fails: list[int] = []
         self.told: list[tuple[str, dict[str, Any], dict[str, str]]] = []
+        self.came = threading.Semaphore(0)
         self.slow = threading.Event()
         self.slow.set()
         target = self
@@ -75,6 +76,7 @@ class Target:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 target.told.append((self.path, body, {k.lower(): v for k, v in self.headers.items()}))
+                target.came.release()
                 target.slow.wait(10)
                 self.send_response(target.fails.pop(0) if target.fails else 200)
                 self.send_header("content-length", "0")
@@ -207,8 +209,8 @@ def test_a_slow_one_delays_no_prediction(target: Target) -> None:
             for i in range(1000):
                 prediction.output(i, i)
             prediction.finish("succeed", 1.0)
-        while len(target.told) < 20:
-            await asyncio.sleep(0.001)  # workload
+        for _ in range(20):
+            assert await asyncio.to_thread(target.came.acquire, timeout=20)
         assert all(p.done for p in predictions) and set(target.statuses) == {"processing"}
         target.slow.set()
         await webhooks.close()
