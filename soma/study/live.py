@@ -28,10 +28,9 @@ from soma.events import (
     TrialPruned,
     TrialStarted,
 )
+from soma.runs.drawing import RunView
 from soma.study.outcome import dominates
 
-REDRAWS = 8
-"""A second, at most."""
 RECENT = 50
 """Of so many trials the median duration and the rate are taken."""
 MOST_PARAMS = 6
@@ -46,50 +45,28 @@ def watching(name: str, shown: bool | None, objectives: Sequence[str] = ("value"
         shown: None shows it in a terminal; True always; False never.
         objectives, directions: of the study; of several, the view tells the size of the front.
     """
-    return (LiveView(name, Tally(objectives, directions)),) if (sys.stderr.isatty() if shown is None else shown) else ()
+    if not (sys.stderr.isatty() if shown is None else shown):
+        return ()
+    tally = Tally(objectives, directions)
+    return (RunView(tally.take, lambda width: _drawn(name, tally, width)),)
 
 
-class LiveView:
-    """Subscribes to a run. Begins with its first event and ends with its last."""
+def _drawn(name: str, tally: Tally, width: int) -> Any:
+    from rich.console import Group
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
-    def __init__(self, name: str, tally: Tally) -> None:
-        self._name, self._tally = name, tally
-        self._live: Any = None
-        self._console: Any = None
-
-    def __call__(self, event: Event) -> None:
-        aloud = self._tally.take(event)
-        if self._live is None:
-            self._start()
-        if aloud:
-            self._console.print(aloud, markup=False, highlight=False)
-        if isinstance(event, RunCompleted | RunFailed):
-            self._live.stop()
-
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=REDRAWS, get_renderable=self._draw)
-        self._live.start()
-
-    def _draw(self) -> Any:
-        from rich.console import Group
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        tally, now = self._tally, time.time()
-        head = Table.grid(padding=(0, 1))
-        for _ in range(2):
-            head.add_column(no_wrap=True)
-        head.add_column(no_wrap=True, overflow="ellipsis")
-        head.add_row(Text(f"study {self._name}", "bold"), ProgressBar(tally.total, tally.done, width=min(30, self._console.width // 5)),
-                     tally.where(now))
-        lines = [Text(f"  {said}", style, no_wrap=True, overflow="ellipsis")
-                 for said, style in ((tally.words(now), "dim"), (tally.best(), "")) if said]
-        return Group(head, *lines)
+    now = time.time()
+    head = Table.grid(padding=(0, 1))
+    for _ in range(2):
+        head.add_column(no_wrap=True)
+    head.add_column(no_wrap=True, overflow="ellipsis")
+    head.add_row(Text(f"study {name}", "bold"), ProgressBar(tally.total, tally.done, width=min(30, width // 5)),
+                 tally.where(now))
+    lines = [Text(f"  {said}", style, no_wrap=True, overflow="ellipsis")
+             for said, style in ((tally.words(now), "dim"), (tally.best(), "")) if said]
+    return Group(head, *lines)
 
 
 class Tally:

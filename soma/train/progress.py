@@ -27,9 +27,7 @@ from soma.events import (
     RunFailed,
     StepCompleted,
 )
-
-REDRAWS = 10
-"""A second, at most."""
+from soma.runs.drawing import RunView
 
 
 def training_bar(title: str, shown: bool | None, ranks: int = 1, steps: int | None = None,
@@ -43,49 +41,27 @@ def training_bar(title: str, shown: bool | None, ranks: int = 1, steps: int | No
         steps: optimizer steps of an epoch, where they are known; else there is no time left before the first epoch is done.
         generations: of a population, whose events do not tell it.
     """
-    return (TrainingBar(title, Seen(ranks, steps, generations)),) if (sys.stderr.isatty() if shown is None else shown) else ()
+    if not (sys.stderr.isatty() if shown is None else shown):
+        return ()
+    seen = Seen(ranks, steps, generations)
+    return (RunView(lambda event: seen.take(event, time.monotonic()), lambda width: _drawn(title, seen, width)),)
 
 
-class TrainingBar:
-    """Subscribes to a run. Begins with its first event and ends with its last."""
+def _drawn(title: str, seen: Seen, width: int) -> Any:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+    from rich.text import Text
 
-    def __init__(self, title: str, seen: Seen) -> None:
-        self._title, self._seen = title, seen
-        self._live: Any = None
-        self._console: Any = None
-
-    def __call__(self, event: Event) -> None:
-        aloud = self._seen.take(event, time.monotonic())
-        if self._live is None:
-            self._start()
-        if aloud:
-            self._console.print(aloud, markup=False, highlight=False)
-        if isinstance(event, RunCompleted | RunFailed):
-            self._live.stop()
-
-    def _start(self) -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=REDRAWS, get_renderable=self._draw)
-        self._live.start()
-
-    def _draw(self) -> Any:
-        from rich.progress_bar import ProgressBar
-        from rich.table import Table
-        from rich.text import Text
-
-        seen, now = self._seen, time.monotonic()
-        left = seen.left(now)
-        row = Table.grid(padding=(0, 1))
-        for _ in range(3):
-            row.add_column(no_wrap=True)
-        row.add_column()  # the one that is cut where the terminal is narrow
-        row.add_row(Text(self._title, "bold"), ProgressBar(seen.total, seen.done(), width=min(24, self._console.width // 8)),
-                    f"{seen.where()} in {clock(seen.elapsed(now))}" + (f", {clock(left)} left" if left is not None else ""),
-                    Text(seen.words(now), "dim", no_wrap=True, overflow="ellipsis"))
-        return row
+    now = time.monotonic()
+    left = seen.left(now)
+    row = Table.grid(padding=(0, 1))
+    for _ in range(3):
+        row.add_column(no_wrap=True)
+    row.add_column()  # the one that is cut where the terminal is narrow
+    row.add_row(Text(title, "bold"), ProgressBar(seen.total, seen.done(), width=min(24, width // 8)),
+                f"{seen.where()} in {clock(seen.elapsed(now))}" + (f", {clock(left)} left" if left is not None else ""),
+                Text(seen.words(now), "dim", no_wrap=True, overflow="ellipsis"))
+    return row
 
 
 class Seen:
