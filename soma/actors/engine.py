@@ -5,6 +5,7 @@ An engine gives and takes values; how they travel is its own business. Everythin
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,6 +111,9 @@ class Engine(RefHome, Protocol):
 
     def tell(self, fields: dict[str, Any]) -> None:
         """Inside a call: send plain data to its caller, whose `listener=` gets it before the result. RuntimeError outside of one."""
+
+    def attend(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        """Let the running event loop read this process's messages itself (see `attending`). Returns a function that ends it."""
 
     def context(self) -> Mapping[str, Any]:
         """actor_id, actor_name, node_id, task_id, attempt, namespace, is_driver of the calling thread's current call."""

@@ -3,6 +3,7 @@
 A thread that waits for something becomes the reader if there is none; it handles what comes for everybody and wakes the
 others. That saves two thread switches per call against a reader thread. The pump is the reader of last resort: it runs only
 while `needed()` says that unread messages matter to somebody (a callback, a queue to be sent) and no thread is in a wait.
+An event loop may take the pump's place (see `attending`): callbacks for that loop then cost no thread switch at all.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class Inbox:
         self._pump_stands_by = False
         self._looks = 0
         """How often somebody came to read."""
+        self._attendant: Callable[[], None] | None = None
+        """Asks the event loop that reads instead of the pump to look."""
         self._closed = False
         self._busy = False
         """More messages were there at the last look: take them without polling for each."""
@@ -105,6 +108,11 @@ class Inbox:
         return True
 
     def _stand_down(self) -> None:
+        self._release()
+        if self._attendant is not None:  # what is left, and the sign that it came, may have been seen here
+            self._attendant()
+
+    def _release(self) -> None:
         with self._turn:
             self._reader = None
             if self._followers:
@@ -127,24 +135,72 @@ class Inbox:
     def drain(self) -> None:
         """Handle what has arrived, if nobody else reads; never waits."""
         self._looks += 1
+        if self._begin():
+            try:
+                self._handle_some()
+            finally:
+                self._stand_down()
+
+    def _begin(self) -> bool:
+        """Become the reader, if there is none."""
         with self._turn:
-            if self._reader is not None:
-                return
-            self._reader = threading.get_ident()
-        try:
-            for _ in range(64):
-                frames = self._mailbox.take_nowait()
-                if frames is None:
-                    self._do_late()
-                    return
+            if self._reader is None:
+                self._reader = threading.get_ident()
+                return True
+            return False
+
+    def _handle_some(self) -> bool:
+        """False if there may be more."""
+        for _ in range(64):
+            frames = self._mailbox.take_nowait()
+            if frames is not None:
                 self._handle(frames)
+                if self._mailbox.ready():  # at a third of what it costs to hear that nothing is there to be taken
+                    continue
+            self._do_late()
+            return True
+        return False
+
+    # -- the event loop ------------------------------------------------------------------------------------------------
+
+    def attend(self, look: Callable[[], None] | None) -> bool:
+        """From now on an event loop reads, instead of the pump, whenever no thread waits. With None the pump is back.
+
+        Args:
+            look: has the loop call `read_now` soon; called from any thread, also after the loop has ended.
+
+        Returns:
+            False if another loop does that already.
+        """
+        with self._turn:
+            if look is not None and self._attendant is not None:
+                return False
+            self._attendant = look
+        if look is None:
+            self.poke_pump()
+        else:
+            self._mailbox.wake()  # the pump, if it reads
+            look()
+        return True
+
+    def read_now(self) -> None:
+        """Called in the loop's thread when the mailbox's descriptor says that something came, and when it was asked to look."""
+        if self._closed or not self._begin():
+            return  # whoever reads asks to look again when he is done
+        done = False
+        try:
+            done = self._handle_some()
         finally:
-            self._stand_down()
+            self._release()
+            if not done and self._attendant is not None:
+                self._attendant()
 
     # -- the pump ------------------------------------------------------------------------------------------------------
 
     def poke_pump(self, *, urgent: bool = True) -> None:
         """There may be a need for a reader while nobody waits. Not `urgent`: whoever asks reads now and then himself."""
+        if self._attendant is not None:
+            return
         if self._pump is None:
             self._pump = threading.Thread(target=self._pump_loop, name="soma-pump", daemon=True)
             self._pump.start()
@@ -159,12 +215,12 @@ class Inbox:
             if self._closed:
                 return
             with contextlib.suppress(ClusterLostError):  # closed between its look at that and its next wait
-                self.wait_until(lambda: self._closed or not self._needed())
+                self.wait_until(lambda: self._closed or self._attendant is not None or not self._needed())
 
     def _stand_by(self) -> None:
         """Leave the reading to a thread that makes calls and reads in between, as long as it does: two would only take turns."""
         self._pump_stands_by = True
-        while not self._closed and not self._urgent() and self._needed():
+        while not self._closed and self._attendant is None and not self._urgent() and self._needed():
             seen = self._looks
             if not self._pump_event.wait(STAND_BY) and self._looks == seen:
                 break

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from soma.actors.attending import attend
 from soma.actors.context import CALL, Identity
 from soma.errors import ProtocolError
 from soma.ids import DAEMON
@@ -15,9 +17,11 @@ from soma.transport.frames import pack
 
 if TYPE_CHECKING:
     from soma.actors.caller import Caller
+    from soma.actors.inbox import Inbox
     from soma.actors.requests import Requests
     from soma.actors.sharing import Port
     from soma.actors.side import SideThread
+    from soma.transport.endpoint import Mailbox
 
 log = logging.getLogger("soma")
 
@@ -29,6 +33,8 @@ class Inquiry:
     elastic: bool
     namespace: str
     port: Port
+    inbox: Inbox
+    mailbox: Mailbox
     requests: Requests
     caller: Caller
     side: SideThread
@@ -85,6 +91,10 @@ class Inquiry:
             listener(msg.fields)
         except Exception:
             log.exception("the listener of a call raised; the call goes on")
+
+    def attend(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        self.check()
+        return attend(self.inbox, self.mailbox.fileno(), loop)
 
     def context(self) -> Mapping[str, Any]:
         call, me, actor = CALL.get(), self.identity, self.identity.actor

@@ -62,6 +62,10 @@ class ObjectRef(Generic[T]):
         self._home.on_done(self, settle)
         return out
 
+    def when_done(self, fn: Callable[[], None]) -> None:
+        """Call `fn` once this is settled: `soma.get` does not wait any more then. In a thread of soma's; here and now if it is settled."""
+        self._home.on_done(self, fn)
+
     def __await__(self) -> Generator[Any, None, T]:
         return asyncio.wrap_future(self.future()).__await__()
 

@@ -80,8 +80,8 @@ class Runtime(Inquiry, Grouping):
         }
         self.side = SideThread(wire.mailbox(side(identity.peer)), self)
         self.port.wake_side = self.side.wake
-        self.interrupts = Interrupts(self.side.wake, (Inbox.wait_until, Inbox._read_until, Inbox._stand_down, Inbox.drain, Caller.launch,
-                                                      type(self.port.outlet).send, type(self.port.outlet).connect))
+        self.interrupts = Interrupts(self.side.wake, (Inbox.wait_until, Inbox._read_until, Inbox._stand_down, Inbox.drain, Inbox.read_now,
+                                                      Caller.launch, type(self.port.outlet).send, type(self.port.outlet).connect))
         self.port.outlet.send(DAEMON, [pack(m.Hello(identity.peer, self.side.pid, identity.role))])
         self.side.start()
         forks.watch(self.forked)

@@ -15,6 +15,7 @@ from soma.cluster.session import Session as Session
 from soma.cluster.session import init as init
 from soma.cluster.session import is_initialized as is_initialized
 from soma.cluster.session import shutdown as shutdown
+from soma.cluster.verbs import attend as attend
 from soma.cluster.verbs import available_resources as available_resources
 from soma.cluster.verbs import cancel as cancel
 from soma.cluster.verbs import cluster_resources as cluster_resources

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
@@ -163,6 +164,20 @@ def on_event(fn: Callable[[Event], None]) -> Callable[[], None]:
         A function that ends the subscription.
     """
     return HUB.subscribe(fn)
+
+
+def attend() -> Callable[[], None]:
+    """Let the running event loop read this process's messages itself, so that no thread has to wake it for each answer to a call.
+
+    For a server that lives in its loop: an `await ref` costs about a quarter less CPU then. The loop must not be blocked for long.
+
+    Returns:
+        A function that ends it, to be called in the loop. One loop at a time: for a second one this does nothing.
+
+    Raises:
+        RuntimeError: no event loop runs in this thread.
+    """
+    return current.engine().attend(asyncio.get_running_loop())
 
 
 def tell(fields: dict[str, Any]) -> None:

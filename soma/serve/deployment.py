@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from soma.errors import ActorDiedError, TaskCancelledError
 from soma.events import ActorDied, Event
 from soma.serve.desk import Desk
 from soma.serve.predictions import Prediction
-from soma.serve.processes import Kind, Life, Process, explained
+from soma.serve.processes import Kind, Life, Process, explained, outcome
 from soma.serve.schema import Signature
 from soma.serve.steps import Ask, Begin, Finish, Kill, Limits, Make, Requeue, Step
 
@@ -58,7 +59,7 @@ class Deployment:
 
     def open(self) -> None:
         """Make its slots."""
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
         self._stop_events = cluster.on_event(self._on_event)
         self.desk.open(time.monotonic())
         self._act()
@@ -192,13 +193,14 @@ class Deployment:
         prediction.begin(time.monotonic())
         life.prediction = prediction
         try:
-            life.call = life.predict.remote(self._kind.job_of(prediction))
+            life.call = life.predict.remote(*self._kind.job_of(prediction))
         except Exception as e:  # the cluster has ended, or this cannot be sent
             life.prediction = None
             self.desk.ended(life.number, time.monotonic())
             self._finish(prediction, "fail", error=f"the prediction cannot be sent to its slot: {type(e).__name__}: {e}")
             return
-        life.call.future().add_done_callback(lambda done: self._post(self._told, life, done))
+        call = life.call
+        call.when_done(lambda: self._post(self._told, life, call))
 
     # -- what slots say --------------------------------------------------------------------------------------------------------
 
@@ -207,7 +209,8 @@ class Deployment:
         self._news.append((fn, args))
         if not self._woken and not self.closed:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._take_news)
+            here = threading.get_ident() == self._thread
+            (self._loop.call_soon if here else self._loop.call_soon_threadsafe)(self._take_news)
 
     def _take_news(self) -> None:
         self._woken = False
@@ -248,8 +251,9 @@ class Deployment:
             self.desk.set_up(life.number, time.monotonic())
         self.settled.set()
 
-    def _told(self, life: Life, done: Any) -> None:
-        prediction, error = life.prediction, done.exception()
+    def _told(self, life: Life, call: Any) -> None:
+        prediction = life.prediction
+        told, error = outcome(call)
         if life.gone or prediction is None or self.desk.health_ends is not None:
             return  # its end was heard of before
         life.prediction = None
@@ -261,7 +265,6 @@ class Deployment:
         self.desk.ended(life.number, time.monotonic())
         self._act()  # the next one begins before this one's answer is made
         if error is None:
-            told = done.result()
             how, text = HOW[told["state"]], told["error"]
             if how != "succeed" and why is not None:
                 how, text = self.desk.verdict(why, text)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -43,8 +45,8 @@ class Prediction:
         """Its input, checked."""
         self.ended_at = 0.0
         self._status = Status.STARTING
-        self._created = _now()
-        self._started = self._completed = ""
+        self._created = time.time()
+        self._started = self._completed = 0.0
         self._began = 0.0
         self.took: float | None = None
         """Seconds from its beginning to its end."""
@@ -59,18 +61,19 @@ class Prediction:
         self._readers: dict[object, int] = {}
         """How much of what was said each has got."""
         self._changed: asyncio.Event | None = None
+        self._end: asyncio.Future[None] | None = None
         self.listeners: list[Callable[[str], None]] = []
         """Told the kind of every event, here and now."""
 
     # -- what happens to it ----------------------------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
-        self._status, self._began, self._started = after(PREDICTION, self._status, "begin"), now, _now()
-        self._tell("start", {"id": self.id, "status": self.status, "started_at": self._started})
+        self._status, self._began, self._started = after(PREDICTION, self._status, "begin"), now, time.time()
+        self._tell("start", {"id": self.id, "status": self.status, "started_at": stamp(self._started)})
 
     def requeue(self) -> None:
         """Its slot died before it had begun there."""
-        self._status, self._started = after(PREDICTION, self._status, "requeue"), ""
+        self._status, self._started = after(PREDICTION, self._status, "requeue"), 0.0
 
     def log(self, text: str) -> None:
         if not self.done:
@@ -107,12 +110,14 @@ class Prediction:
             return False
         begun = self._status is Status.PROCESSING
         self._status = after(PREDICTION, self._status, how)
-        self._completed, self.took = _now(), now - self._began if begun else 0.0
+        self._completed, self.took = time.time(), now - self._began if begun else 0.0
         if not self._listed:
             self._output = [] if is_list and output is None else output
         self.error = error
         self._metrics = {**self._metrics, **(metrics or {}), "predict_time": self.took}
         self._tell("error" if how == "fail" else "completed", None)
+        if self._end is not None:
+            self._end.set_result(None)
         return True
 
     def _tell(self, kind: str, data: Any) -> None:
@@ -147,8 +152,8 @@ class Prediction:
         """As answers and webhooks say it: Cog's fields."""
         told = {"id": self.id, "status": self._status.value, "input": self.request.input, "output": self._output,
                 "logs": "".join(self._logs), "error": self.error or None, "metrics": self._metrics, "version": self.version,
-                "created_at": self.request.created_at or self._created, "started_at": self._started or None,
-                "completed_at": self._completed or None}
+                "created_at": self.request.created_at or stamp(self._created), "started_at": stamp(self._started),
+                "completed_at": stamp(self._completed)}
         if self.request.webhook is not None:
             told["webhook"] = self.request.webhook
         return told
@@ -157,8 +162,10 @@ class Prediction:
 
     async def wait(self) -> None:
         """Until it has ended."""
-        while not self.done:
-            await self._change()
+        if not self.done:
+            if self._end is None:
+                self._end = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._end)
 
     async def _change(self) -> None:
         if self._changed is None:
@@ -194,5 +201,14 @@ class Prediction:
             self._on_gone()
 
 
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")
+def stamp(at: float) -> str | None:
+    """Unix seconds as ISO 8601 in UTC, to the microsecond; None for 0, which is never."""
+    if not at:
+        return None
+    micros = round(at * 1e6)
+    return f"{_second(micros // 1_000_000)}.{micros % 1_000_000:06d}+00:00"
+
+
+@functools.lru_cache(maxsize=16)
+def _second(at: int) -> str:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S")

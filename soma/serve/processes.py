@@ -16,6 +16,7 @@ from soma import cluster
 from soma.errors import ActorDiedError, SomaError
 from soma.serve.predictions import Prediction
 from soma.serve.setup_log import SetupLog
+from soma.serve.slots.terms import Job
 
 LINE = "\n"
 
@@ -32,7 +33,7 @@ class Kind:
     """
 
     make: Callable[[int], Any]
-    job_of: Callable[[Prediction], Any]
+    job_of: Callable[[Prediction], Job]
     shared: bool = False
     board: Any = None
 
@@ -183,3 +184,11 @@ class Life:
 def explained(error: ActorDiedError) -> str:
     """A death in a line: signal or exit code, and memory."""
     return f"the process of the prediction died: {error.cause.describe().splitlines()[0]}"
+
+
+def outcome(call: Any) -> tuple[Any, BaseException | None]:
+    """What a call that is done gave, or raised."""
+    try:
+        return cluster.get(call), None
+    except Exception as e:
+        return None, e

@@ -119,7 +119,7 @@ def job_of(prediction: Prediction) -> Job:
     """What a slot is sent of a prediction."""
     request = prediction.request
     kind: Any = prediction.kind
-    return Job(prediction.id, prediction.clean, kind, dict(request.context), request.output_file_prefix or "")
+    return Job(prediction.id, prediction.clean, kind, request.context, request.output_file_prefix or "")
 
 
 class Serving:
@@ -134,6 +134,7 @@ class Serving:
         self._versions = 1
         self._watch: asyncio.Task[None] | None = None
         self._reloads: set[asyncio.Future[bool]] = set()
+        self._leave: Callable[[], None] = lambda: None
 
     def _source(self, target: Any) -> Source:
         return source_of(target, train=self._options.train, upload_url=self._options.upload_url)
@@ -141,10 +142,12 @@ class Serving:
     async def open(self) -> None:
         """Listen, and begin to set up. OSError if the address is taken or not ours."""
         await self.service.open()
+        self._leave = cluster.attend()
         try:
             await self.server.open()
         except BaseException:
             await self.service.shutdown(0.0)
+            self._leave()
             raise
         self._begin(self._deploy_canary())
         if self._options.reload and isinstance(self._target, str):
@@ -190,11 +193,14 @@ class Serving:
                     await self.reload()
 
     async def wait_closed(self) -> None:
-        await self.server.wait_closed()
-        if self._watch is not None:
-            self._watch.cancel()
-        await asyncio.gather(*self._reloads)
-        await self._webhooks.close()
+        try:
+            await self.server.wait_closed()
+            if self._watch is not None:
+                self._watch.cancel()
+            await asyncio.gather(*self._reloads)
+            await self._webhooks.close()
+        finally:
+            self._leave()
 
 
 def run(target: Any, *, host: str = "127.0.0.1", port: int = 5000, ready: Callable[[int], None] | None = None, **options: Any) -> None:

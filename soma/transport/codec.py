@@ -57,7 +57,7 @@ def register(cls: type, reduce: Reducer) -> None:
 
 def encode(value: object, *, path: str = "value", error: type[NotSerializableError] = NotSerializableError) -> Packed:
     """Encode `value`; `path` is what it is called in an error."""
-    if _is_plain(value) or (type(value) is tuple and len(value) <= 8 and all(map(_is_plain, value))):
+    if _is_plain(value):
         return Packed(pickle.dumps(value, 5))
     return _encode(value, ((path, value),), error)
 
@@ -89,6 +89,17 @@ _ATOMS = frozenset({int, float, str, bytes, bool, type(None)})
 
 def _is_plain(value: Any) -> bool:
     """Nothing in it needs more than pickle itself; only a glance, for the many calls with few and small arguments."""
+    kind = type(value)
+    if kind is tuple or kind is list:
+        return len(value) <= 64 and (_ATOMS.issuperset(map(type, value)) or all(map(_is_flat, value)))
+    if kind is dict:
+        return len(value) <= 64 and _ATOMS.issuperset(map(type, value)) and (
+            _ATOMS.issuperset(map(type, value.values())) or all(map(_is_flat, value.values())))
+    return kind in _ATOMS
+
+
+def _is_flat(value: Any) -> bool:
+    """The same without a second level: what is nested deeper goes the long way."""
     kind = type(value)
     if kind is tuple or kind is list:
         return len(value) <= 64 and _ATOMS.issuperset(map(type, value))

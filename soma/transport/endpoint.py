@@ -43,6 +43,9 @@ class Mailbox(Protocol):
     def wake_fd(self) -> int:
         """What to write a byte to for the same effect as `wake`; -1 if there is no such thing."""
 
+    def fileno(self) -> int:
+        """For a selector: readable when something comes, once, until everything was taken (`take_nowait` gave None); -1 without one."""
+
     def close(self) -> None: ...
 
 
@@ -132,7 +135,7 @@ class ZmqMailbox:
             raise ClusterError(f"cannot bind {address}: {e}") from None
 
     def fileno(self) -> int:
-        """For a selector. Edge-triggered: after it fires, and before every select, `poll(0)` until it says False."""
+        """For a selector. Edge-triggered: after it fires, and before every select, take until there is nothing."""
         return int(self._socket.getsockopt(zmq.FD))
 
     def poll(self, timeout: float | None) -> bool:

@@ -60,6 +60,9 @@ class InprocMailbox:
     def wake_fd(self) -> int:
         return -1
 
+    def fileno(self) -> int:
+        return -1
+
     def close(self) -> None:
         self._wire.forget(self._name, self)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 from functools import partial
 from typing import Any
 
@@ -358,6 +359,46 @@ def test_futures_and_await() -> None:
         return [first, *await asyncio.gather(*(plus.remote(i, 0) for i in range(5)))]
 
     assert asyncio.run(main()) == [4, 0, 1, 2, 3, 4]
+
+
+def test_a_word_when_a_call_is_done() -> None:
+    """It comes once, whether the call was done before it was asked for or not; `get` does not wait then."""
+    c = Counter.remote()
+    done: queue.SimpleQueue[int] = queue.SimpleQueue()
+    refs = [c.add.remote(1) for _ in range(50)]
+    for i, ref in enumerate(refs):
+        ref.when_done(lambda i=i: done.put(i))  # type: ignore[misc]
+    told = sorted(done.get(timeout=20) for _ in refs)
+    assert told == list(range(50)) and [soma.get(ref, timeout=0) for ref in refs] == list(range(1, 51))
+    refs[7].when_done(lambda: done.put(-1))
+    assert done.get(timeout=20) == -1 and done.empty()
+
+
+def test_a_loop_that_attends_awaits_as_ever() -> None:
+    """Values, errors and the death of an actor, while another thread calls too; and again when the loop has left."""
+    c = Counter.remote()
+
+    async def main() -> list[Any]:
+        leave = soma.cluster.attend()
+        second = soma.cluster.attend()
+        try:
+            others = asyncio.create_task(asyncio.to_thread(lambda: [get(plus.remote(i, 1)) for i in range(30)]))
+            own = [await plus.remote(i, 0) for i in range(30)]
+            every = await asyncio.gather(*(c.add.remote() for _ in range(100)))
+            with pytest.raises(TypeError):
+                await plus.remote(1, "x")
+            return [own, every, await others]
+        finally:
+            second()
+            leave()
+            leave()
+
+    own, every, others = asyncio.run(main())
+    assert own == list(range(30)) and sorted(every) == list(range(1, 101)) and others == list(range(1, 31))
+    assert asyncio.run(main())[0] == list(range(30))
+    assert c.add.remote(0).future().result(timeout=20) == 200
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        soma.cluster.attend()
 
 
 def test_cancel_of_what_has_ended_does_nothing() -> None:

@@ -166,7 +166,7 @@ class Asked:
 
     def begin(self, do: str, n: int = 1, heard: Callable[[Any], Any] = lambda said: None, **given: Any) -> Any:
         job = Job(given.pop("id", "x"), {"do": do, "n": n, **given.pop("input", {})}, **given)
-        return self.handle.predict.options(listener=heard).remote(job)
+        return self.handle.predict.options(listener=heard).remote(*job)
 
     def predict(self, do: str, n: int = 1, **given: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         said: list[dict[str, Any]] = []
@@ -466,7 +466,7 @@ def test_metrics(slot: Asked) -> None:
 
 def test_training(slot: Asked) -> None:
     said: list[Any] = []
-    ended = get(slot.handle.predict.options(listener=said.append).remote(Job("t", {"n": 3}, kind="training")))
+    ended = get(slot.handle.predict.options(listener=said.append).remote(*Job("t", {"n": 3}, kind="training")))
     assert ended["output"] == {"weights": 3} and ended["metrics"] == {"loss": 0.5} and logs_of(said) == "training\n"
 
 
@@ -518,10 +518,10 @@ def test_instances_classes_and_functions() -> None:
 def test_filters_and_handles() -> None:
     fitted = Asked(Source(value=soma.put(Shift()), state={"by": 1.5}))
     assert fitted.setup["ok"], fitted.setup["logs"]
-    assert get(fitted.handle.predict.remote(Job("x", {"x": [1, 2, 3]})))["output"] == [-0.5, 0.5, 1.5]
-    assert get(Asked(Source(value=Forward())).handle.predict.remote(Job("x", {"x": [1, 2]})))["output"] == [2, 4]
+    assert get(fitted.handle.predict.remote(*Job("x", {"x": [1, 2, 3]})))["output"] == [-0.5, 0.5, 1.5]
+    assert get(Asked(Source(value=Forward())).handle.predict.remote(*Job("x", {"x": [1, 2]})))["output"] == [2, 4]
     actor = soma.remote(Forward).remote()
-    assert get(Asked(Source(value=actor)).handle.predict.remote(Job("x", {"x": [[1.0], [2.0]]})))["output"] == [[2.0], [4.0]]
+    assert get(Asked(Source(value=actor)).handle.predict.remote(*Job("x", {"x": [[1.0], [2.0]]})))["output"] == [[2.0], [4.0]]
 
 
 def test_a_value_that_cannot_be_made_is_a_failed_setup() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import time
@@ -98,6 +99,9 @@ class LocalInquiry:
         if cause is not None:
             event |= {"reason": cause.reason, "signal": cause.signal, "exit_code": cause.exit_code}
         self.publish(event)
+
+    def attend(self, loop: asyncio.AbstractEventLoop) -> Callable[[], None]:
+        return lambda: None  # there are no messages
 
     def context(self) -> Mapping[str, Any]:
         frame = self._runs.stack.frames[-1] if self._runs.stack.frames else None

@@ -26,7 +26,7 @@ _TRACESTATE = re.compile(rb"[ -~]{1,512}")
 def parse(body: bytes) -> Any:
     """Refused with 400 if it is not JSON in UTF-8, or not JSON that could be sent back."""
     try:
-        told = json.loads(body.decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        told = _decode(body.decode())
     except RecursionError:
         raise Refused(400, f"the body is nested more than {DEPTH} deep") from None
     except ValueError as e:
@@ -45,6 +45,9 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise ValueError("a number is out of range")
     return value
+
+
+_decode = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite).decode
 
 
 def _depth(value: Any) -> int:

@@ -68,8 +68,9 @@ class SlotActor:
 
     # -- predictions -----------------------------------------------------------------------------------------------------------
 
-    def predict(self, job: Job) -> Ended:
-        """Run one prediction to its end."""
+    def predict(self, *parts: Any) -> Ended:
+        """Run one prediction, given as the parts of a `Job`, to its end."""
+        job = Job(*parts)
         if self._served is None:
             raise RuntimeError("this slot is not set up")
         try:

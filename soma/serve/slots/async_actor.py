@@ -63,8 +63,9 @@ class AsyncSlotActor:
         self._served = served
         return answer
 
-    async def predict(self, job: Job) -> Ended:
-        """Run one prediction to its end, beside others."""
+    async def predict(self, *parts: Any) -> Ended:
+        """Run one prediction, given as the parts of a `Job`, to its end, beside others."""
+        job = Job(*parts)
         if self._served is None:
             raise RuntimeError("this slot is not set up")
         called = self._served.of(job.kind)

@@ -15,7 +15,7 @@ from typing import Any
 
 from soma.actors.context import INTERRUPT, Interrupted
 
-_mask = getattr(signal.pthread_sigmask, "__wrapped__", signal.pthread_sigmask)
+_mask: Any = getattr(signal, "_signal", signal).pthread_sigmask
 """Without the dressing of its answer, which takes longer than all else."""
 _ONLY = (INTERRUPT,)
 

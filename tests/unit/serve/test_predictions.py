@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soma.serve.predictions import HISTORY, READERS, Prediction
+from soma.serve.predictions import HISTORY, READERS, Prediction, stamp
 from soma.serve.protocol import Refused, Request
 
 
@@ -132,3 +133,30 @@ def test_what_is_said_of_it_is_what_cog_says() -> None:
                                          "started_at", "completed_at", "webhook"}
     assert prediction.as_dict()["created_at"] == "then" and prediction.as_dict()["input"] == {"a": 1}
     assert prediction.as_dict()["output"] is None and "webhook" not in made().as_dict()
+
+
+@given(st.floats(min_value=1e-3, max_value=4e9))
+def test_a_stamp_says_when(at: float) -> None:
+    text = stamp(at)
+    assert text is not None and len(text) == len("2026-01-02T03:04:05.000006+00:00")
+    assert abs(datetime.datetime.fromisoformat(text).timestamp() - at) < 2e-6
+
+
+def test_the_stamp_of_what_has_not_been() -> None:
+    assert stamp(0.0) is None
+    assert stamp(1e9 - 1e-7) == "2001-09-09T01:46:40.000000+00:00", "rounded into the next second"
+
+
+def test_who_waits_and_gives_up_leaves_the_others_waiting() -> None:
+    async def live() -> None:
+        prediction = made()
+        first, second = (asyncio.create_task(prediction.wait()) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert first.cancelled() and not second.done()
+        prediction.finish("cancel", 0.0)
+        await second
+        await prediction.wait()
+
+    asyncio.run(live())

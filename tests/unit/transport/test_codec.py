@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,24 @@ def test_subclasses_are_not_taken_for_plain() -> None:
 
     assert type(trip((Level.LOW,))[0]) is Level
     assert type(trip({"a": Text("x")})["a"]) is Text
+    for wrap, unwrap in NESTS:
+        assert type(unwrap(trip(wrap(Level.LOW)))) is Level
+        assert type(unwrap(trip(wrap(Text("x"))))) is Text
+
+
+NESTS: list[tuple[Callable[[Any], Any], Callable[[Any], Any]]] = [
+    (lambda v: ("id", {"x": v}, 1.5), lambda t: t[1]["x"]), (lambda v: [[1, v]], lambda t: t[0][1]),
+    (lambda v: {"a": (1, v)}, lambda t: t["a"][1]), (lambda v: {"a": {"b": v}}, lambda t: t["a"]["b"]),
+    (lambda v: (1, [[v]]), lambda t: t[1][0][0]),
+]
+
+
+@pytest.mark.parametrize("n", range(len(NESTS)))
+def test_an_array_is_not_taken_for_plain_however_deep_it_lies(n: int) -> None:
+    wrap, unwrap = NESTS[n]
+    packed = encode(wrap(np.arange(100_000)))
+    assert len(packed.buffers) == 1 and len(packed.body) < 1000
+    assert same(unwrap(trip(wrap(np.arange(3)))), np.arange(3))
     assert isinstance(trip(True), bool)
 
 
