@@ -7,6 +7,7 @@ exit code 1 instead of 0. `--fail-fast` ends it at once.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -162,6 +163,8 @@ async def _tell(serving: Serving, http: HttpOptions, fail_fast: bool) -> None:
     say("info", f"listening on http://{host}:{serving.server.port} (pid {os.getpid()})", port=serving.server.port)
     if await serving.service.ready():
         say("info", f"READY after {time.monotonic() - began:.2f} s", slots=serving.service.health()["slots"])
+        gc.collect()
+        gc.freeze()  # what is loaded stays: looking it through again and again would hold up a request for milliseconds each time
         return
     logs = serving.service.health()["setup"]["logs"]
     goes_on = "" if fail_fast else "; GET /health-check says so too, until the server is ended"

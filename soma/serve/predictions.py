@@ -40,6 +40,7 @@ class Prediction:
         self.id, self.kind, self.request, self.version = id, kind, request, version
         self.key = f"{kind}/{id}"
         """What it is known by: a training may have the id of a prediction."""
+        self.context: Mapping[str, str] = request.context
         self._on_gone = on_gone
         self.clean: dict[str, Any] = {}
         """Its input, checked."""

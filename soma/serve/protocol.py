@@ -64,10 +64,25 @@ class Prediction(Protocol):
     def id(self) -> str: ...
 
     @property
+    def kind(self) -> str:
+        """prediction or training."""
+
+    @property
+    def version(self) -> str:
+        """Of what is served."""
+
+    @property
     def request(self) -> Request: ...
+
+    context: Mapping[str, str]
+    """What goes with it to its slot and its webhook: that of the request, as long as nobody traces it."""
 
     @property
     def status(self) -> str: ...
+
+    @property
+    def error(self) -> str:
+        """Why it failed; empty if it did not."""
 
     @property
     def done(self) -> bool: ...

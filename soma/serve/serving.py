@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from soma import cluster
 from soma.serve.deployment import Deployment
+from soma.serve.http.access import Lines
 from soma.serve.http.options import HttpOptions
 from soma.serve.http.server import HttpServer, new_loop
 from soma.serve.predictions import Prediction
@@ -21,6 +22,7 @@ from soma.serve.service import Retention, Service
 from soma.serve.slots import AsyncSlotActor, HealthBoard, Job, SlotActor, Source
 from soma.serve.sources import is_async, source_of, wants_board
 from soma.serve.steps import Limits
+from soma.serve.traces import NotConfigured, configured
 from soma.serve.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -119,7 +121,7 @@ def job_of(prediction: Prediction) -> Job:
     """What a slot is sent of a prediction."""
     request = prediction.request
     kind: Any = prediction.kind
-    return Job(prediction.id, prediction.clean, kind, request.context, request.output_file_prefix or "")
+    return Job(prediction.id, prediction.clean, kind, prediction.context, request.output_file_prefix or "")
 
 
 class Serving:
@@ -129,8 +131,14 @@ class Serving:
         self._target, self._options = target, options
         self.service = Service(deployer(self._source(target), options), Retention(options.keep, options.keep_seconds), options.version)
         self.server = HttpServer(self.service, http)
-        self._webhooks = Webhooks()
-        self.service.on_create.append(self._webhooks.watch)
+        lines = Lines(http.log)
+        self._webhooks = Webhooks(lines.say)
+        try:
+            self._traces = configured()
+        except NotConfigured as e:
+            self._traces = None
+            lines.say("warning", f"no traces: {e}")
+        self.service.on_create += [*([self._traces.watch] if self._traces else []), self._webhooks.watch]
         self._versions = 1
         self._watch: asyncio.Task[None] | None = None
         self._reloads: set[asyncio.Future[bool]] = set()
@@ -199,6 +207,8 @@ class Serving:
                 self._watch.cancel()
             await asyncio.gather(*self._reloads)
             await self._webhooks.close()
+            if self._traces is not None:
+                await asyncio.to_thread(self._traces.close)
         finally:
             self._leave()
 

@@ -135,7 +135,7 @@ class Webhooks:
         loop = asyncio.get_running_loop()
         headers = {"content-type": "application/json", "user-agent": "soma"}
         for name in ("traceparent", "tracestate"):
-            value = prediction.request.context.get(name, "")
+            value = prediction.context.get(name, "")
             if value and value.isascii() and value.isprintable():
                 headers[name] = value
         while not schedule.over:
