@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 LOOK = 0.5
 """Seconds between two looks at a file that is reloaded when it changes."""
+BOARD = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+"""Of the actor where slots are asked for their health: what is asked of it may be asked again."""
 ASIDE = 4
 """Calls that an async slot answers beside its predictions."""
 
@@ -105,7 +107,7 @@ def deployer(source: Source, options: ServeOptions) -> Callable[[str, Callable[[
         limits = replace(limits, min_slots=None)
 
     def deploy(version: str, ended: Callable[[Prediction], None]) -> Deployment:
-        board = cluster.remote(HealthBoard).options(num_cpus=0).remote() if wants_board(source) and not shared else None
+        board = cluster.remote(HealthBoard).options(**BOARD).remote() if wants_board(source) and not shared else None
 
         def make(number: int) -> Any:
             if shared:

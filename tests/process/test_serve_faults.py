@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 from serve_lives import LATE, Server, served, until, written
 
@@ -310,10 +311,12 @@ CHECKED = textwrap.dedent("""
     class Predictor:
         def predict(self, do: str = "", n: float = 1) -> str:
             time.sleep(n if do == "slow" else 0)  # workload
-            return do
+            return str(os.getpid()) if do == "pid" else do
         def healthcheck(self):
             if os.path.exists("slow"):
                 time.sleep(4)  # workload
+            while os.path.exists("held"):
+                time.sleep(0.01)  # workload
             return not os.path.exists("unwell")
 """)
 
@@ -341,6 +344,32 @@ def test_a_slow_healthcheck_delays_nobody(tmp_path: Path) -> None:
         assert server.predict("")["status"] == "succeeded"
         (tmp_path / "unwell").unlink()
         assert server.health()["status"] == "READY"
+
+
+def test_who_carries_the_questions_may_die(tmp_path: Path) -> None:
+    """Also while it is asked: it is made again, and asked again."""
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+    with served(written(tmp_path, CHECKED)) as server:
+        assert server.health()["status"] == "READY"
+        slot = int(server.predict("pid")["output"])
+
+        def board() -> int:
+            there: set[int] = set()
+            while len(there) != 1:  # it may be dying, or being made
+                there = {p.pid for p in psutil.Process().children(recursive=True)} - before - {slot}
+            return there.pop()
+
+        first = board()
+        os.kill(first, signal.SIGKILL)
+        assert server.health()["status"] == "READY" and board() != first
+        (tmp_path / "held").touch()
+        asked = server.begin(server.serving.service.check_health())
+        second = board()
+        os.kill(second, signal.SIGKILL)
+        until(lambda: board() != second)
+        (tmp_path / "held").unlink()
+        assert asked.result(LATE)["status"] == "READY"
+        assert int(server.predict("pid")["output"]) == slot
 
 
 def test_a_check_that_hangs_is_left_behind_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
