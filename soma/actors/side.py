@@ -62,16 +62,20 @@ class SideThread:
     def _loop(self) -> None:
         while not self._closed:
             frames = self._mailbox.recv(None)
-            if frames is None:
-                self._runtime.collect()
-                continue
             try:
-                msg = read(frames, self.handlers, "the side mailbox")
-                self.handlers[type(msg)](msg)
-            except ProtocolError as e:
-                self._runtime.refuse(frames[0], e)
+                if frames is None:
+                    self._runtime.collect()
+                else:
+                    self._handle(frames)
             except Exception:  # e.g. a driver's stdout that cannot show what an actor printed: the next message counts all the same
                 log.exception("a message could not be handled")
+
+    def _handle(self, frames: list[bytes]) -> None:
+        try:
+            msg = read(frames, self.handlers, "the side mailbox")
+            self.handlers[type(msg)](msg)
+        except ProtocolError as e:
+            self._runtime.refuse(frames[0], e)
 
     def wait_last(self, timeout: float) -> None:
         """Wait until all is handled that the daemon sent before it ended: the last lines of actors, above all."""

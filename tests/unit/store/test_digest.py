@@ -208,7 +208,7 @@ def test_what_looks_alike_differs() -> None:
 STORABLE = [value for value in LOOKALIKES if not isinstance(value, types.MappingProxyType)]
 
 
-@pytest.mark.parametrize("value", STORABLE, ids=lambda v: f"{type(v).__name__} {v!r:.40}")
+@pytest.mark.parametrize("value", STORABLE, ids=lambda v: f"{type(v).__name__} {re.sub(' at 0x[0-9A-Fa-f]+', '', repr(v)):.40}")
 def test_what_was_stored_comes_back_equal(value: Any) -> None:
     assert digest(trip(value)) == digest(value)
 
