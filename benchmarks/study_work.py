@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ class Scale:
         block: of so many trials each;
         tune: Ray Tune, which takes longer, so many in all.
         busy: trials of `spin` numbers, a fifth of a second each.
-        search: trials of a search for an optimum.
+        search: trials of a search for an optimum; `searches`: how many of these, each with a seed of its own.
         firsts: fresh processes whose first trial is timed.
         small: joblib's small tasks; `large`: its arrays, of `mb` each.
     """
@@ -31,6 +32,7 @@ class Scale:
     busy: int = 20
     spin: int = 2_600_000
     search: int = 40
+    searches: int = 5
     firsts: int = 5
     small: int = 1000
     large: int = 20
@@ -38,7 +40,7 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(blocks=1, block=40, tune=4, busy=4, search=12, firsts=1, small=200, large=4, mb=20)
+QUICK = Scale(blocks=1, block=40, tune=4, busy=4, search=12, searches=1, firsts=1, small=200, large=4, mb=20)
 
 Dimensions = dict[str, tuple[float, float]]
 
@@ -68,4 +70,8 @@ FUNCTIONS: Mapping[str, tuple[Any, Dimensions, float]] = {
 """Function, its dimensions, its least value."""
 
 SEARCHES: Sequence[tuple[str, str]] = (("branin", "tpe"), ("branin", "gp"), ("hartmann", "tpe"), ("hartmann", "gp"))
-SEEDS = (0, 1, 2)
+
+
+def seeds(scale: Scale) -> list[int]:
+    """Of the searches of this round, others in each: whether a search ends in the optimum or beside it is chance, and few tell nothing."""
+    return random.sample(range(2**31), scale.searches)

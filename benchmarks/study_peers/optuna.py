@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from benchmarks.study_work import FUNCTIONS, SEARCHES, SEEDS, Scale, Values, spin
+from benchmarks.study_work import FUNCTIONS, SEARCHES, Scale, Values, seeds, spin
 
 NOTE = "in the caller's process: n_jobs=2 are two threads, so pure Python does not get faster"
 
@@ -54,7 +54,7 @@ def speedup(scale: Scale) -> Values:
 def search(function: str, name: str, scale: Scale) -> Values:
     f, space, least = FUNCTIONS[function]
     taken, gaps = [], []
-    for seed in SEEDS:
+    for seed in seeds(scale):
         sampler: Any = {"tpe": optuna.samplers.TPESampler, "gp": optuna.samplers.GPSampler}[name](seed=seed)
         study = optuna.create_study(sampler=sampler)
         begin = time.perf_counter()

@@ -16,7 +16,7 @@ from typing import Any
 import soma
 from benchmarks import joblib_figures
 from benchmarks.study_peers import optuna as alone
-from benchmarks.study_work import FUNCTIONS, SEARCHES, SEEDS, Scale, Values, spin
+from benchmarks.study_work import FUNCTIONS, SEARCHES, Scale, Values, seeds, spin
 from soma.study.storing import open_storage
 
 NOTE = "each trial in a worker process, one at a time where nothing else is said; optuna samples and stores"
@@ -95,7 +95,7 @@ def first(scale: Scale) -> Values:
 def search(function: str, name: str, scale: Scale) -> Values:
     f, space, least = FUNCTIONS[function]
     taken, gaps = [], []
-    for seed in SEEDS:
+    for seed in seeds(scale):
         ours = soma.Study(f"s{next(numbers)}", space, sampler=name, n_trials=scale.search, seed=seed, storage="memory")
         begin = time.perf_counter()
         ours.run(f, record=False)

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from soma.errors import StudyError
 from soma.filters import derived
+from soma.study.drafts import drafted, entered
 from soma.study.outcome import pareto
 from soma.study.results import FinishedTrial, finished
 from soma.study.sampling import drawn
@@ -34,9 +35,11 @@ from soma.study.terms import (
     RETRIES,
     SEED,
     SIBLING_OF,
+    TOLD,
     WORKER,
     Open,
     Terms,
+    told,
 )
 
 
@@ -92,13 +95,14 @@ class Book:
         """Put back what drivers that are gone had taken; how many those were."""
         with self._mine, self._locked():
             every = self._all()
-            repeated = {t.user_attrs.get(REPEAT_OF) for t in every}
-            gone = [t for t in every if t.state is TrialState.RUNNING and CONFIG in t.user_attrs
-                    and not self._lives(t.user_attrs.get(DRIVER, ""))]
+            repeated = {told(t.user_attrs).get(REPEAT_OF) for t in every}
+            gone = [t for t in every if t.state is TrialState.RUNNING and CONFIG in told(t.user_attrs)
+                    and not self._lives(told(t.user_attrs).get(DRIVER, ""))]
             for trial in gone:
                 if trial.number not in repeated:
                     self._repeat(trial)
-                self._fail(trial.number, "its driver died before it ended", "DriverDied")
+                self._because(trial._trial_id, told(trial.user_attrs), "its driver died before it ended", "DriverDied")
+                self.study.tell(trial.number, state=TrialState.FAIL)
                 if (at := self._open.pop(trial.number, None)) is not None:
                     at.ended = True
             self._look_over(every)
@@ -116,22 +120,30 @@ class Book:
             every = self._all()
             self.study._thread_local.cached_all_trials = None  # what others ended counts for what comes next
             fresh = self._look_over(every)
-            taken = self._waiting(every, worker) or self._fresh(fresh, worker)
-            if taken is None:
+            trial = self._waiting(every, worker) or self._fresh(fresh, every, worker)
+            if trial is None:
                 return None
-            trial, told = taken
-            at = Open(trial, trial._trial_id, trial.number, {}, int(told[SEED]), int(told.get(ATTEMPT, 0)), int(told.get(RETRIES, 0)))
-            self._open[at.number] = at
-            try:
-                at.params = drawn(self.terms.space, trial)
-            except BaseException as e:
-                self._repeat(self._storage.get_trial(at.id))
-                self._because(at.id, f"its parameters were not found: {e}", type(e).__name__)
-                self._ended(at, TrialState.FAIL)
-                raise
+            at = self._begun(trial)
             if self.terms.seeds and at.seed == self.terms.seeds[0]:
-                self._siblings(told, trial, every)
+                self._siblings(at, every)
             return at
+
+    def _begun(self, trial: Trial) -> Open:
+        """Draw the parameters. A trial that nobody has seen yet is written down with them."""
+        try:
+            params = drawn(self.terms.space, trial)
+        except BaseException as e:
+            at = self._taken(trial, {})
+            self._repeat(self._storage.get_trial(at.id))
+            self._because(at.id, at.told, f"its parameters were not found: {e}", type(e).__name__)
+            self._ended(at, TrialState.FAIL)
+            raise
+        return self._taken(trial, params)
+
+    def _taken(self, trial: Trial, params: Mapping[str, Any]) -> Open:
+        trial = entered(trial)
+        at = self._open[trial.number] = Open(trial, trial.number, params, told(trial.user_attrs))
+        return at
 
     def _look_over(self, every: Sequence[FrozenTrial]) -> int:
         """How many configurations there are. What was found of trials that have ended is remembered: they do not change."""
@@ -143,45 +155,47 @@ class Book:
             self.total = max(count, self.terms.configs) * max(1, len(self.terms.seeds))
         return count
 
-    def _waiting(self, every: Sequence[FrozenTrial], worker: Mapping[str, Any]) -> tuple[Trial, Mapping[str, Any]] | None:
-        """The first that waits, and its marks. Whose it is is written down before it runs: who dies in between leaves it waiting."""
+    def _waiting(self, every: Sequence[FrozenTrial], worker: Mapping[str, Any]) -> Trial | None:
+        """Take the first that waits. Whose it is is written down before it runs: who dies in between leaves it waiting."""
         config = self._counted
         for trial in every[self._passed:]:
             if trial.state is TrialState.WAITING:
-                told = trial.user_attrs if CONFIG in trial.user_attrs else self._marks(config)  # somebody else's tool put it there
-                for name, value in {**told, DRIVER: self.driver, WORKER: dict(worker)}.items():
-                    if trial.user_attrs.get(name) != value:
-                        self._storage.set_trial_user_attr(trial._trial_id, name, value)
+                before = told(trial.user_attrs)  # what has none was put there by somebody else's tool
+                ours = {**(before if CONFIG in before else self._marks(config)), DRIVER: self.driver, WORKER: dict(worker)}
+                if before != ours:
+                    self._storage.set_trial_user_attr(trial._trial_id, TOLD, ours)
                 if self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING):
-                    return Trial(self.study, trial._trial_id), told
+                    return Trial(self.study, trial._trial_id)
             config += _is_configuration(trial)
         return None
 
-    def _fresh(self, config: int, worker: Mapping[str, Any]) -> tuple[Trial, Mapping[str, Any]] | None:
+    def _fresh(self, config: int, every: Sequence[FrozenTrial], worker: Mapping[str, Any]) -> Trial | None:
         if self.terms.configs is not None and config >= self.terms.configs:
             return None
-        marks = self._marks(config)
-        made = create_trial(state=TrialState.RUNNING, user_attrs={**marks, DRIVER: self.driver, WORKER: dict(worker)})
-        return Trial(self.study, self._storage.create_new_trial(self._study_id, made)), marks
+        ours = {**self._marks(config), DRIVER: self.driver, WORKER: dict(worker)}
+        return drafted(self.study, every, create_trial(state=TrialState.RUNNING, user_attrs={TOLD: ours}))
 
     def _marks(self, config: int) -> dict[str, Any]:
         seed = self.terms.seeds[0] if self.terms.seeds else derived(self.terms.seed, f"config/{config}")
         return {CONFIG: config, SEED: seed}
 
-    def _siblings(self, told: Mapping[str, Any], first: Trial, every: Sequence[FrozenTrial]) -> None:
+    def _siblings(self, at: Open, every: Sequence[FrozenTrial]) -> None:
         """The same parameters wait for the other seeds, unless they do already."""
-        config, there = told[CONFIG], set()
-        if REPEAT_OF in told:
-            there = {t.user_attrs.get(SEED) for t in every if t.user_attrs.get(CONFIG) == config}
+        config, there = at.told[CONFIG], set()
+        if REPEAT_OF in at.told:
+            there = {told(t.user_attrs).get(SEED) for t in every if told(t.user_attrs).get(CONFIG) == config}
         for seed in self.terms.seeds[1:]:
             if seed not in there:
-                self.study.enqueue_trial(first.params, {CONFIG: config, SEED: seed, SIBLING_OF: first.number})
+                self._enqueue(at.trial.params, {CONFIG: config, SEED: seed, SIBLING_OF: at.number})
+
+    def _enqueue(self, params: dict[str, Any], ours: Mapping[str, Any]) -> None:
+        self.study.enqueue_trial(params, {TOLD: ours})
 
     def enqueue(self, params: Mapping[str, Any]) -> None:
         """These parameters are the next configuration. What is left out is sampled."""
         with self._mine, self._locked():
             config = self._look_over(self._all())
-            self.study.enqueue_trial(self.terms.space.encoded(params), self._marks(config))
+            self._enqueue(self.terms.space.encoded(params), self._marks(config))
             self._look_over(self._all())
 
     # -- what a trial says -----------------------------------------------------------------------------------------------------
@@ -213,7 +227,8 @@ class Book:
     def found(self, at: Open, worker: Mapping[str, Any]) -> None:
         """Who runs it is known better now."""
         with self._mine:
-            self._storage.set_trial_user_attr(self.opened(at.number).id, WORKER, dict(worker))
+            at.told = {**self.opened(at.number).told, WORKER: dict(worker)}
+            self._storage.set_trial_user_attr(at.id, TOLD, at.told)
 
     # -- how it ended ----------------------------------------------------------------------------------------------------------
 
@@ -237,8 +252,8 @@ class Book:
     def _constraints(self, at: Open, values: Mapping[str, float]) -> list[float]:
         assert self.terms.constraints is not None
         now = finished(self._storage.get_trial(at.id), self.terms.space, self.terms.objectives)
-        told = self.terms.constraints(replace(now, state="completed", values=dict(values), metrics=at.metrics, notes=at.notes))
-        return [float(c) for c in (told if hasattr(told, "__len__") else [told])]
+        found = self.terms.constraints(replace(now, state="completed", values=dict(values), metrics=at.metrics, notes=at.notes))
+        return [float(c) for c in (found if hasattr(found, "__len__") else [found])]
 
     def prune(self, number: int) -> FinishedTrial:
         with self._mine:
@@ -251,23 +266,17 @@ class Book:
             if repeat:
                 with self._locked():
                     self._repeat(self._storage.get_trial(at.id), died)
-            self._because(at.id, error, error_type)
+            self._because(at.id, at.told, error, error_type)
             return self._ended(at, TrialState.FAIL)
 
     def _repeat(self, trial: FrozenTrial, died: bool = False) -> None:
-        told = trial.user_attrs
+        ours = told(trial.user_attrs)
         params = {**trial.system_attrs.get("fixed_params", {}), **trial.params}  # it may have died before it had all that it was given
-        self.study.enqueue_trial(params, {CONFIG: told[CONFIG], SEED: told[SEED], REPEAT_OF: trial.number,
-                                          ATTEMPT: int(told.get(ATTEMPT, 0)) + 1, RETRIES: int(told.get(RETRIES, 0)) + died})
+        self._enqueue(params, {CONFIG: ours[CONFIG], SEED: ours[SEED], REPEAT_OF: trial.number,
+                               ATTEMPT: int(ours.get(ATTEMPT, 0)) + 1, RETRIES: int(ours.get(RETRIES, 0)) + died})
 
-    def _fail(self, number: int, error: str, error_type: str) -> None:
-        """A trial that is not open here."""
-        self._because(self._id_of(number), error, error_type)
-        self.study.tell(number, state=TrialState.FAIL)
-
-    def _because(self, id: int, error: str, error_type: str) -> None:
-        self._storage.set_trial_user_attr(id, ERROR, error[:2000])
-        self._storage.set_trial_user_attr(id, ERROR_TYPE, error_type)
+    def _because(self, id: int, ours: Mapping[str, Any], error: str, error_type: str) -> None:
+        self._storage.set_trial_user_attr(id, TOLD, {**ours, ERROR: error[:2000], ERROR_TYPE: error_type})
 
     def _ended(self, at: Open, state: TrialState, values: list[float] | None = None) -> FinishedTrial:
         """Write down what optuna has no place for (metrics beside the one that is judged, and notes), then the end."""
@@ -276,7 +285,7 @@ class Book:
             at.trial.set_user_attr(METRICS, others)
         for name, value in at.notes.items():
             at.trial.set_user_attr(name, value)
-        _tell_with_warning(self.study, at.trial, values, state)  # `Study.tell` is this, and a deep copy of the trial
+        _tell_with_warning(at.trial.study, at.trial, values, state)  # `Study.tell` is this, and a deep copy of the trial
         at.ended = True
         del self._open[at.number]
         return finished(self._storage.get_trial(at.id), self.terms.space, self.terms.objectives)
@@ -284,4 +293,5 @@ class Book:
 
 def _is_configuration(trial: FrozenTrial) -> bool:
     """Neither the repeat of a trial, nor one of its parameters with a further seed."""
-    return REPEAT_OF not in trial.user_attrs and SIBLING_OF not in trial.user_attrs
+    ours = told(trial.user_attrs)
+    return REPEAT_OF not in ours and SIBLING_OF not in ours

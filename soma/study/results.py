@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from soma.study.terms import ATTEMPT, CONFIG, ERROR, ERROR_TYPE, METRICS, REPEAT_OF, SEED, WORKER, told
+
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
@@ -75,19 +77,19 @@ class FinishedTrial:
 
 def finished(frozen: FrozenTrial, space: Space, objectives: Sequence[str]) -> FinishedTrial:
     """A trial as optuna keeps it, in our words."""
-    told = frozen.user_attrs
+    ours = told(frozen.user_attrs)
     state = STATES[frozen.state.name]
     values = dict(zip(objectives, frozen.values, strict=True)) if state == "completed" and frozen.values is not None else {}
-    metrics = {name: {int(step): float(v) for step, v in found.items()} for name, found in told.get("soma:metrics", {}).items()}
+    others = frozen.user_attrs.get(METRICS, {})
+    metrics = {name: {int(step): float(v) for step, v in found.items()} for name, found in others.items()}
     if frozen.intermediate_values:
         metrics = {objectives[0]: dict(sorted(frozen.intermediate_values.items())), **metrics}
     return FinishedTrial(
         number=frozen.number, state=state, params=space.decoded(frozen.params), values=values, metrics=metrics,
-        notes={k: v for k, v in told.items() if not k.startswith("soma:")}, seed=int(told.get("soma:seed", 0)),
-        config=int(told.get("soma:config", frozen.number)), started=_unix(frozen.datetime_start), ended=_unix(frozen.datetime_complete),
-        error=str(told.get("soma:error", "")), error_type=str(told.get("soma:error_type", "")),
-        constraints=tuple(frozen.constraints.values()), repeat_of=told.get("soma:repeat_of"),
-        attempt=int(told.get("soma:attempt", 0)), worker=dict(told.get("soma:worker", {})))
+        notes={k: v for k, v in frozen.user_attrs.items() if not k.startswith("soma:")}, seed=int(ours.get(SEED, 0)),
+        config=int(ours.get(CONFIG, frozen.number)), started=_unix(frozen.datetime_start), ended=_unix(frozen.datetime_complete),
+        error=str(ours.get(ERROR, "")), error_type=str(ours.get(ERROR_TYPE, "")), constraints=tuple(frozen.constraints.values()),
+        repeat_of=ours.get(REPEAT_OF), attempt=int(ours.get(ATTEMPT, 0)), worker=dict(ours.get(WORKER, {})))
 
 
 def _unix(at: datetime.datetime | None) -> float | None:

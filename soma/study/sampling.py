@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from soma.errors import StudyError
 from soma.filters import Search, derived
 from soma.study.space import Space, decode, distribution_of
-from soma.study.terms import CONFIG
+from soma.study.terms import CONFIG, told
 
 SAMPLERS = ("tpe", "random", "grid", "gp", "cmaes", "qmc", "nsgaii")
 
@@ -57,7 +57,9 @@ def _maker(name: str, of_study: int, options: Mapping[str, Any]) -> Callable[[in
     """What makes the sampler of a trial from the trial's seed."""
     from optuna import samplers
 
-    kind: Any = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler, "gp": samplers.GPSampler, "cmaes": samplers.CmaEsSampler,
+    from soma.study.kernels import KernelSampler
+
+    kind: Any = {"tpe": samplers.TPESampler, "random": samplers.RandomSampler, "gp": KernelSampler, "cmaes": samplers.CmaEsSampler,
                  "qmc": samplers.QMCSampler, "nsgaii": samplers.NSGAIISampler}[name]
     silent = {"warn_independent_sampling": False} if name in ("gp", "cmaes", "qmc") else {}
     if name != "qmc":
@@ -131,7 +133,7 @@ class GridSampler(BaseSampler):
         return {}
 
     def sample_independent(self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution) -> Any:
-        return self._cell(trial.user_attrs[CONFIG])[param_name]
+        return self._cell(told(trial.user_attrs)[CONFIG])[param_name]
 
 
 def drawn(space: Space, trial: Trial) -> dict[str, Any]:

@@ -6,16 +6,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from soma.study.results import FinishedTrial
 from soma.study.space import Space
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
-CONFIG = "soma:config"
-SEED, DRIVER, WORKER, REPEAT_OF, ATTEMPT = "soma:seed", "soma:driver", "soma:worker", "soma:repeat_of", "soma:attempt"
-SIBLING_OF, RETRIES = "soma:sibling_of", "soma:retries"
-ERROR, ERROR_TYPE, METRICS = "soma:error", "soma:error_type", "soma:metrics"
+    from soma.study.results import FinishedTrial
+
+TOLD, METRICS = "soma:trial", "soma:metrics"
+"""Attributes of a trial: what it is, written by whoever takes it, which is one dict, for each attribute costs statements of SQL; and what
+it reported beside the value that is judged."""
+CONFIG, SEED, DRIVER, WORKER, REPEAT_OF, ATTEMPT = "config", "seed", "driver", "worker", "repeat_of", "attempt"
+SIBLING_OF, RETRIES, ERROR, ERROR_TYPE = "sibling_of", "retries", "error", "error_type"
+"""What the dict may say. Only a set of parameters that soma planned has a `CONFIG`."""
+
+
+def told(attributes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What soma wrote to a trial; nothing if it did not."""
+    found: Mapping[str, Any] = attributes.get(TOLD, {})
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,18 +58,31 @@ class Terms:
 
 @dataclass(slots=True)
 class Open:
-    """A trial that this driver has taken and not ended. `attempt` is how often it was begun before, `retries` how many of those ended
-    with their own process."""
+    """A trial that this driver has taken and not ended. `told` is what is written to it. `attempt` is how often it was begun before,
+    `retries` how many of those ended with their own process."""
 
     trial: Trial
-    id: int
     number: int
     params: Mapping[str, Any]
-    seed: int
-    attempt: int
-    retries: int = 0
+    told: Mapping[str, Any]
     metrics: dict[str, dict[int, float]] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
     reports: int = 0
     pruned: bool = False
     ended: bool = False
+
+    @property
+    def id(self) -> int:
+        return self.trial._trial_id  # optuna's, by which its storage knows the trial
+
+    @property
+    def seed(self) -> int:
+        return int(self.told[SEED])
+
+    @property
+    def attempt(self) -> int:
+        return int(self.told.get(ATTEMPT, 0))
+
+    @property
+    def retries(self) -> int:
+        return int(self.told.get(RETRIES, 0))

@@ -67,11 +67,11 @@ def stored(url: str, name: str = "tune", n: int = 30, names: tuple[str, ...] = (
     space = {"lr": FloatDistribution(1e-4, 1e-1, log=True), "units": IntDistribution(1, 64), NASTY: CategoricalDistribution([NASTY, "b"])}
     for i in range(n):
         params = {"lr": 10 ** r.uniform(-4, -1), "units": r.randint(1, 64), NASTY: r.choice([NASTY, "b"])}
-        told: dict[str, Any] = {"soma:seed": i, "soma:config": i, "soma:worker": {"worker": i % 2, "pid": 7 + i % 2}, "note": NASTY}
+        told: dict[str, Any] = {"seed": i, "config": i, "worker": {"worker": i % 2, "pid": 7 + i % 2}}
         state = TrialState.FAIL if i == 0 else TrialState.COMPLETE
         if i == 0:
-            told |= {"soma:error": f"no {NASTY}", "soma:error_type": "ValueError"}
-        made = create_trial(state=state, params=params, distributions=space, user_attrs=told,
+            told |= {"error": f"no {NASTY}", "error_type": "ValueError"}
+        made = create_trial(state=state, params=params, distributions=space, user_attrs={"soma:trial": told, "note": NASTY},
                             values=None if i == 0 else [abs(params["lr"] - 0.01) + k for k in range(len(names))])
         made.datetime_start = datetime.datetime.fromtimestamp(BEGAN + i)
         made.datetime_complete = datetime.datetime.fromtimestamp(BEGAN + i + 1.5)
