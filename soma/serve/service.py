@@ -144,9 +144,10 @@ class Service:
         self._check_open(signature, kind)
         assert signature is not None
         id = request.id or secrets.token_hex(13)
-        self._forget()
-        if f"{kind}/{id}" in self._predictions:
-            raise Refused(409, f"{kind} {id!r} is there already")
+        if request.id is not None:
+            self._forget()  # an id may be taken again then
+            if f"{kind}/{id}" in self._predictions:
+                raise Refused(409, f"{kind} {id!r} is there already")
         try:
             clean = signature.validate(request.input)
         except Invalid as e:

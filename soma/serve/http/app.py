@@ -99,7 +99,7 @@ class HttpApp:
         return json_answer(there.as_dict(), 200 if there.done else 202)
 
     async def _begin(self, asked: Asked, id: str | None, streams: bool) -> Answer | None:
-        body = await self._bodies.read(asked.headers, asked.receive)
+        body = await self._bodies.read(asked.headers, asked.receive, whole=asked.connection.whole)
         if body:
             check_json(asked.headers)
         request = request_of(parse(body) if body else None, id, asked.headers)

@@ -26,8 +26,8 @@ class Bodies:
         self._options = options
         self._held = 0
 
-    async def read(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """The body of one request.
+    async def read(self, headers: Mapping[bytes, bytes], receive: Receive, *, whole: bool = False) -> bytes:
+        """The body of one request; of one that is `whole`, all is here already.
 
         Raises:
             Refused: 413 if it is too large, 408 if it takes too long, 503 if too much is being read already.
@@ -39,6 +39,8 @@ class Bodies:
         announced = int(length) if length else 0
         if announced > self._options.body_limit:
             await self._refuse(receive, sends=b"expect" not in headers)
+        if whole:
+            return await self._read(receive)
         try:
             async with asyncio.timeout(self._options.body_timeout + announced / self._options.body_rate):
                 return await self._read(receive)

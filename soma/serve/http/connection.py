@@ -110,6 +110,11 @@ class Connection(HttpToolsProtocol):
         """Close it without waiting for the client to take what was sent."""
         self.transport.abort()
 
+    @property
+    def whole(self) -> bool:
+        """The request that is answered has come to its end, and maybe others behind it: reading its body waits for nobody."""
+        return not self.cycle.more_body
+
     # -- what arrives ----------------------------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
