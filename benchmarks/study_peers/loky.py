@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
-from benchmarks import joblib_figures
-from benchmarks.study_work import Scale, Values
+from joblib import Parallel, delayed
 
-NOTE = "two processes of joblib's own, started before what is measured"
+from benchmarks import joblib_figures
+from benchmarks.study_work import Scale, Values, spin
+
+NOTE = "two processes of joblib's own, started before what is measured; its speed-up is that of the work alone: what the cores give"
 
 
 def on_loky(what: str, scale: Scale) -> Values:
@@ -16,9 +19,21 @@ def on_loky(what: str, scale: Scale) -> Values:
         return joblib_figures.times(what, scale.small, scale.large, scale.mb)
 
 
+def speedup(scale: Scale) -> Values:
+    """The same work without trials: what the two cores give."""
+    taken = []
+    with joblib_figures.running("loky"):
+        for jobs in (1, 2):
+            begin = time.perf_counter()
+            Parallel(n_jobs=jobs, batch_size=1)(delayed(spin)(scale.spin) for _ in range(scale.busy))
+            taken.append(time.perf_counter() - begin)
+    return {"speedup": taken[0] / taken[1]}
+
+
 def start() -> None:
     return None
 
 
 STEPS: dict[str, Any] = {f"joblib_{what}": partial(on_loky, what) for what in ("small", "large", "results")}
+STEPS["speedup"] = speedup
 stop = start
