@@ -100,7 +100,7 @@ def test_the_collector_has_the_spans_of_every_prediction(tmp_path: Path, collect
 
 def test_a_collector_that_is_not_there_keeps_nobody_waiting(tmp_path: Path) -> None:
     told, _, took = served(tmp_path, [{}], OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9")
-    assert told[0]["status"] == "succeeded" and took < 8
+    assert told[0]["status"] == "succeeded" and took < 15, "its own tries go on for a minute"
 
 
 def test_what_cannot_be_followed_is_said_and_it_serves(tmp_path: Path) -> None:
