@@ -27,7 +27,8 @@ def spawn(arguments: list[str], mark: str, scratch: Path, python: str, log: IO[s
     """`python -m arguments…`, marked, with `scratch` as its place for sockets and temporary files."""
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
-    env = os.environ | {MARK: mark, "TMPDIR": str(scratch), "XDG_RUNTIME_DIR": str(scratch), "PYTHONPATH": path}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # what is installed is compiled once
+    env = kept | {MARK: mark, "TMPDIR": str(scratch), "XDG_RUNTIME_DIR": str(scratch), "PYTHONPATH": path}
     return subprocess.Popen([python, "-m", *arguments], env=env, text=True, stdout=log, stderr=log)
 
 
