@@ -35,6 +35,15 @@ PATIENCE = 5.0
 MARK = "SOMA_TEST_SESSION"
 """Environment variable that every descendant inherits: finds those that were orphaned."""
 
+UNREADABLE = {
+    "joblib": ["process/test_joblib*.py"], "sklearn": ["unit/study/test_search_cv.py"], "optuna": ["unit/study/test_search_cv.py"],
+    "prometheus_client": ["unit/serve/test_service.py"], "httpx": ["process/test_serve*.py", "unit/serve/http"],
+}
+"""Tests that cannot even be imported without an optional package; the others say so themselves, and are skipped."""
+
+_absent = [name for name in UNREADABLE if importlib.util.find_spec(name) is None]
+collect_ignore_glob = [pattern for name in _absent for pattern in UNREADABLE[name]]
+
 _failed = pytest.StashKey[bool]()
 
 # No deadline: on two cores, shared with real processes, any would be flaky.
@@ -61,8 +70,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(lambda: shutil.rmtree(private))
 
 
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"soma: hypothesis profile {PROFILE}, --hypothesis-seed={config.option.hypothesis_seed}"
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    return [f"soma: hypothesis profile {PROFILE}, --hypothesis-seed={config.option.hypothesis_seed}",
+            *(f"soma: not collected without {name}: {', '.join(UNREADABLE[name])}" for name in _absent)]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

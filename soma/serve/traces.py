@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 3.0
 """Seconds at the end for what was not yet exported."""
+HTTP = "http/protobuf"
+"""How spans travel."""
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 
@@ -106,6 +108,9 @@ def _from_environment(wanted: str, environ: Mapping[str, str]) -> Traces:
     exporter: Any
     try:
         if wanted == "otlp":
+            protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL") or HTTP
+            if protocol != HTTP:
+                raise NotConfigured(f"OTEL_EXPORTER_OTLP_PROTOCOL={protocol!r}: spans are sent by {HTTP} only (port 4318)")
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
             exporter = OTLPSpanExporter()
@@ -120,6 +125,8 @@ def _from_environment(wanted: str, environ: Mapping[str, str]) -> Traces:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ModuleNotFoundError as e:
         raise NotConfigured(f"the environment asks for traces (OTEL_…), which need {e.name}: pip install 'soma[otel]'") from e
+    except ValueError as e:
+        raise NotConfigured(f"the environment's OTEL_… cannot be read: {e}") from e
     named = "OTEL_SERVICE_NAME" in environ or "service.name=" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(resource=Resource.create({} if named else {"service.name": "soma"}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(exporter))

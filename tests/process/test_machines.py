@@ -5,6 +5,7 @@ Nothing here needs rights; tests over real hosts are in tests/net.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -95,6 +96,11 @@ def where_now(actor: Any) -> str | None:
         return None
 
 
+def wheres(actor: Any) -> list[tuple[int, str]]:
+    found: list[tuple[int, str]] = soma.get([actor.where.remote() for _ in range(50)], timeout=20)
+    return found
+
+
 def on(node: str, **options: Any) -> Any:
     return Counter.options(tags=(node,), **options).remote()
 
@@ -145,6 +151,29 @@ def test_what_is_too_large_for_another_machine_is_an_error_and_no_wait(well: Fle
         with pytest.raises(ObjectTooLargeError, match="other machines"):
             soma.get(next(items), timeout=5)
         assert soma.get(far.add.remote(1), timeout=5) == 2
+
+
+def test_an_event_loop_that_reads_for_itself_hears_from_far(well: Fleet) -> None:
+    """Small answers, some that come in pieces whose receipt it sends itself, and many at a time, while a thread calls as well."""
+    with soma.init(well.address):
+        actors = {name: on(name) for name in ("one", "two")}
+        x = np.arange(400_000.0)
+
+        async def main() -> None:
+            leave = soma.cluster.attend()
+            try:
+                for actor in actors.values():
+                    assert [await actor.add.remote(1) for _ in range(100)] == list(range(1, 101))
+                    other = asyncio.create_task(asyncio.to_thread(wheres, actor))
+                    for _ in range(5):
+                        np.testing.assert_array_equal(await actor.bump.remote(x), x + 1)
+                    assert await asyncio.gather(*(actor.add.remote(1) for _ in range(500))) == list(range(101, 601))
+                    assert len(set(await other)) == 1
+            finally:
+                leave()
+
+        asyncio.run(asyncio.wait_for(main(), 25))
+        assert actors["two"].add.remote(1).future().result(10) == 601, "the pump reads again"
 
 
 def test_calls_in_order_and_none_twice_across_machines(well: Fleet) -> None:
