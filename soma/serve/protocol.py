@@ -9,9 +9,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-TERMINAL = ("succeeded", "failed", "canceled")
-"""Statuses in which a prediction has ended."""
-
 WEBHOOK_EVENTS = ("start", "output", "logs", "completed")
 """What a webhook can be told of; all of it, unless the request has a filter."""
 

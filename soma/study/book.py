@@ -51,7 +51,6 @@ class Book:
         self.study, self.terms = study, terms
         self._locked, self._lives = locked, lives
         self._storage = study._storage  # a database's is wrapped by a cache, which must see all that is written
-        self._study_id = self._storage.get_study_id_from_name(study.study_name)
         self._mine = threading.RLock()
         self._open: dict[int, Open] = {}
         self.driver = ""
@@ -85,9 +84,6 @@ class Book:
 
     def _all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
-
-    def _id_of(self, number: int) -> int:
-        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
 
     # -- taking trials ---------------------------------------------------------------------------------------------------------
 
