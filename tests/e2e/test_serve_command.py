@@ -97,6 +97,24 @@ def test_it_serves_and_ends(tmp_path: Path) -> None:
             s.connect(("127.0.0.1", int(served.url.rpartition(":")[2])))
 
 
+def test_a_webhook_that_nobody_hears_is_said(tmp_path: Path) -> None:
+    """In the log, with the prediction's id; the prediction is as well as any."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))  # and does not listen
+        hook = f"http://127.0.0.1:{s.getsockname()[1]}/"
+        with serving(tmp_path, "--log", "json") as served:
+            while httpx.get(f"{served.url}/health-check").json()["status"] == "STARTING":
+                pass
+            asked = {"id": "mine", "input": {"x": 1}, "webhook": hook, "webhook_events_filter": ["start"]}
+            assert httpx.post(f"{served.url}/predictions", json=asked).json()["status"] == "succeeded"
+            assert served.process.stderr is not None
+            line: dict[str, str] = {"message": ""}
+            while not line["message"].startswith("webhook of 'mine': "):
+                line = json.loads(served.process.stderr.readline())
+            assert line["level"] == "warning" and line["message"].endswith("given up after 1 tries")
+            assert served.end() == 0
+
+
 def test_a_setup_that_fails(tmp_path: Path) -> None:
     """The server says so and stays, until it is ended: with code 1."""
     (tmp_path / "broken").touch()
