@@ -25,6 +25,8 @@ class Retrieval:
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """All values in order; the first error in that order is raised as soon as it is known."""
         entries = self.entries(refs)
+        if len(entries) == 1 and entries[0].status is not Status.PENDING:
+            return [self._sharing.value(entries[0])]
         position = 0
 
         def settled() -> bool:
@@ -100,9 +102,8 @@ class Retrieval:
 
     def on_done(self, ref: ObjectRef[Any], fn: Callable[[], None]) -> None:
         """Call `fn` once the ref is settled; at once if it is."""
-        entry = self.entries([ref])[0]
         with self._port.lock:
-            watched = self._sharing.table.watch(entry, fn)
+            watched = self._sharing.table.watch(self.entries([ref])[0], fn)
         if watched:
             self._port.inbox.poke_pump()
         else:

@@ -51,7 +51,10 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     if type(refs) is ObjectRef:
         if timeout is not None:
             _check_timeout(timeout)
-        return _engine_of((refs,)).get([refs], timeout)[0]
+        engine = current.peek()
+        if engine is None or refs._home is not engine:
+            engine = _engine_of((refs,))
+        return engine.get([refs], timeout)[0]
     if isinstance(refs, (str, bytes)) or not isinstance(refs, Sequence):
         raise TypeError(f"soma.get takes a ref or a list of refs, got {type(refs).__name__}")
     _check_refs("get", refs)

@@ -21,9 +21,7 @@ class _Slot:
     state: SlotState = SlotState.STARTING
     since: float = 0.0
     prediction: str | None = None
-    began: float = 0.0
     why: Why | None = None
-    asked: float = math.inf
 
 
 @dataclass(slots=True)
@@ -41,6 +39,14 @@ class Desk:
     _was_ready: bool = False
     health_ends: Health | None = None
     """SETUP_FAILED or DEFUNCT, once it is that."""
+    _patience: dict[SlotState, float] = field(init=False)
+    """How long a slot may be in a state before something is due; READY is looked at for itself."""
+
+    def __post_init__(self) -> None:
+        setup, timeout = self.limits.setup_timeout, self.limits.timeout
+        self._patience = dict.fromkeys(SlotState, math.inf) | {
+            SlotState.STARTING: math.inf if setup is None else setup, SlotState.BUSY: math.inf if timeout is None else timeout,
+            SlotState.ENDING: self.limits.grace}
 
     def take(self) -> list[Step]:
         """What is to be done now; once."""
@@ -83,7 +89,7 @@ class Desk:
         slot = self._slots[number]
         if slot.prediction is not None:
             del self._where[slot.prediction]
-        slot.prediction, slot.why, slot.asked = None, None, math.inf
+        slot.prediction, slot.why = None, None
         if self._move(number, "ended", now).state is SlotState.READY:
             self._free.append(number)
             self._assign(now)
@@ -100,7 +106,7 @@ class Desk:
         if slot.state is SlotState.READY:
             self._free.remove(number)
         id, why, killed = slot.prediction, slot.why, slot.state is SlotState.KILLED
-        slot.prediction, slot.why, slot.asked = None, None, math.inf
+        slot.prediction, slot.why = None, None
         if id is not None:
             del self._where[id]
             if why is None and not begun:
@@ -155,8 +161,7 @@ class Desk:
         while self._free and self._queue:
             id, _ = self._queue.popitem(last=False)
             number = self._free.pop()  # the one used last: others may come to be idle for long
-            slot = self._move(number, "begin", now)
-            slot.prediction, slot.began = id, now
+            self._move(number, "begin", now).prediction = id
             self._where[id] = number
             self._steps.append(Begin(id, number))
         self._waits_since = min(self._waits_since, now) if self._queue else math.inf
@@ -176,7 +181,7 @@ class Desk:
     def _ask(self, number: int, why: Why, now: float) -> None:
         slot = self._slots[number]
         if slot.why is None:
-            slot.why, slot.asked = why, now
+            slot.why = why
             self._move(number, "ask", now)
             self._steps.append(Ask(number))
 
@@ -239,21 +244,13 @@ class Desk:
         return Counter(slot.state for slot in self._slots.values())
 
     def _due(self, slot: _Slot) -> float:
-        limits = self.limits
-        match slot.state:
-            case SlotState.STARTING if limits.setup_timeout is not None:
-                return slot.since + limits.setup_timeout
-            case SlotState.BUSY if limits.timeout is not None:
-                return slot.began + limits.timeout
-            case SlotState.ENDING:
-                return slot.asked + limits.grace
-            case SlotState.READY if self._is_spare():
-                return slot.since + limits.idle
-        return math.inf
+        if self.limits.min_slots is not None and slot.state is SlotState.READY and self._is_spare():
+            return slot.since + self.limits.idle
+        return slot.since + self._patience[slot.state]
 
     def next_due(self) -> float:
         """When `pass_time` has something to do; infinity if only events make it so."""
-        return min(*map(self._due, self._slots.values()), self._more_due())
+        return min(min(map(self._due, self._slots.values())), self._more_due())
 
     # -- what is told ----------------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ READERS = 1024
 """Readers that a prediction may have."""
 
 Said = tuple[str, Any]
+_OVER = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
 
 
 class Prediction:
@@ -70,7 +71,7 @@ class Prediction:
 
     def begin(self, now: float) -> None:
         self._status, self._began, self._started = after(PREDICTION, self._status, "begin"), now, time.time()
-        self._tell("start", {"id": self.id, "status": self.status, "started_at": stamp(self._started)})
+        self._tell("start", self._started)
 
     def requeue(self) -> None:
         """Its slot died before it had begun there."""
@@ -117,6 +118,7 @@ class Prediction:
         self.error = error
         self._metrics = {**self._metrics, **(metrics or {}), "predict_time": self.took}
         self._tell("error" if how == "fail" else "completed", None)
+        self.listeners.clear()  # they know this prediction, and would keep it until the garbage collector comes by
         if self._end is not None:
             self._end.set_result(None)
         return True
@@ -147,7 +149,7 @@ class Prediction:
 
     @property
     def done(self) -> bool:
-        return self._status in (Status.SUCCEEDED, Status.FAILED, Status.CANCELED)
+        return self._status in _OVER
 
     def as_dict(self) -> dict[str, Any]:
         """As answers and webhooks say it: Cog's fields."""
@@ -189,12 +191,18 @@ class Prediction:
                     at = max(self._readers[me], self._said - len(self._history))
                     kind, data = self._history[at - self._said]
                     self._readers[me] = at + 1
-                    yield kind, self.as_dict() if data is None else data  # its end is told as it is then: once there was no need to
+                    yield kind, self._shown(kind, data)
                 if self.done:
                     return
                 await self._change()
         finally:
             del self._readers[me]
+
+    def _shown(self, kind: str, data: Any) -> Any:
+        """An event as it is told; most predictions have nobody who reads them."""
+        if kind == "start":
+            return {"id": self.id, "status": Status.PROCESSING.value, "started_at": stamp(data)}
+        return self.as_dict() if data is None else data
 
     def abandoned(self) -> None:
         """The client that waited for the answer has gone."""

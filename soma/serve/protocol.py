@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 WEBHOOK_EVENTS = ("start", "output", "logs", "completed")
 """What a webhook can be told of; all of it, unless the request has a filter."""
+ENDS = frozenset({"completed", "error"})
+"""Of what listeners are told: the last."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,7 +163,7 @@ class Service:
         except BaseException as e:
             del self._predictions[prediction.key], self._where[prediction.key]
             if isinstance(e, QueueFull):
-                self.figures.refused.inc()
+                self.figures.refused += 1
                 raise _no_room(e) from None
             raise
         return prediction

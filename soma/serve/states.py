@@ -13,7 +13,13 @@ from itertools import pairwise
 from typing import TypeVar
 
 
-class Status(Enum):
+class _State(Enum):
+    """Members are one of a kind, so what they are is their hash: Enum's own, of the name, is Python code."""
+
+    __hash__ = object.__hash__
+
+
+class Status(_State):
     """Of a prediction; the values are what HTTP answers say."""
 
     STARTING = "starting"
@@ -23,7 +29,7 @@ class Status(Enum):
     CANCELED = "canceled"
 
 
-class SlotState(Enum):
+class SlotState(_State):
     """Of a slot."""
 
     UNUSED = "unused"
@@ -40,7 +46,7 @@ class SlotState(Enum):
     """It is not made again."""
 
 
-class Health(Enum):
+class Health(_State):
     """Of a server."""
 
     STARTING = "STARTING"

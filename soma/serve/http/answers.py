@@ -8,10 +8,11 @@ from collections.abc import Callable, Coroutine, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from soma.serve.protocol import Refused
 
 Send = Callable[[MutableMapping[str, Any]], Coroutine[Any, Any, None]]
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 _encode_ascii = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _JSON = (b"content-type", b"application/json")
 NOSNIFF = (b"x-content-type-options", b"nosniff")
@@ -19,10 +20,10 @@ _NO_STORE = (b"cache-control", b"no-store")
 
 
 def encode(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
+    """Compact JSON in UTF-8. Of plain data without NaN and infinity: neither requests nor slots let them in."""
     try:
-        return _encode(value).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which only an escape can say
+        return orjson.dumps(value)
+    except TypeError:  # an integer of more than 64 bits, or half of a surrogate pair, which only an escape can say
         return _encode_ascii(value).encode()
 
 

@@ -1,4 +1,4 @@
-"""One connection: uvicorn's, with the limits that it does not have, and with word of its end.
+"""One connection: uvicorn's, with the limits that it does not have, with word of its end, and with a short way for whole requests.
 
 A head must arrive in time and be of a sane size, and there are only so many connections; who comes later is told so and closed.
 What a client sends that is not HTTP closes its connection and nothing else; it is not logged, so nobody can fill the log with it.
@@ -7,12 +7,14 @@ What a client sends that is not HTTP closes its connection and nothing else; it 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, cast
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
 
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from soma.serve.http.answers import Answer
 from soma.serve.http.options import HttpOptions
 
 EXTENSION = "soma.connection"
@@ -41,6 +43,11 @@ class Joined:
         if self._size > HIGH_WATER_LIMIT:
             self.flush()  # now, so that the transport can say that it is too much
 
+    def write_now(self, data: bytes) -> None:
+        """In this turn, without those that come in it: what is whole need not wait for more."""
+        self.flush()
+        self._transport.write(data)
+
     def flush(self) -> None:
         if self._parts:
             data, self._parts, self._size = b"".join(self._parts), [], 0
@@ -67,6 +74,12 @@ class Joined:
         return self._transport.is_closing()
 
 
+class Direct(Protocol):
+    """Answers a request that is whole, by `answer`, now or later; False if it is not one for the short way, and nothing has been done."""
+
+    def __call__(self, scope: Mapping[str, Any], body: bytes, connection: Connection, answer: Callable[[Answer], None]) -> bool: ...
+
+
 class Connection(HttpToolsProtocol):
     """See the module. The application finds it in `scope["extensions"]`.
 
@@ -76,6 +89,7 @@ class Connection(HttpToolsProtocol):
     """
 
     options: HttpOptions
+    direct: Direct
     last_gone: asyncio.Event
     """Set whenever there is none left."""
 
@@ -86,6 +100,9 @@ class Connection(HttpToolsProtocol):
         self._in_head = True
         self._head = 0
         self._deadline: asyncio.TimerHandle | None = None
+        self._parses = False
+        self._begun: tuple[RequestResponseCycle, Any] | None = None
+        """A request whose head came with what is parsed now, and the application for it."""
 
     # -- beginning and end -----------------------------------------------------------------------------------------------------
 
@@ -120,7 +137,11 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._parses = True
         super().data_received(data)
+        self._parses = False
+        if self._begun is not None:
+            self._begin()
         if self.gone or self.transport.is_closing():
             return
         if self._in_head:
@@ -163,6 +184,37 @@ class Connection(HttpToolsProtocol):
         else:
             self._refuse(b"400 Bad Request", b"this is not HTTP")
 
+    # -- the short way ---------------------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Not before all that came is parsed: the body may have come with the head."""
+        if self._parses:
+            self._begun = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self) -> None:
+        assert self._begun is not None
+        (cycle, app), self._begun = self._begun, None
+        if self.transport.is_closing():
+            return
+        is_whole = not (cycle.more_body or cycle.waiting_for_100_continue or self.flow.write_paused)
+        if not (is_whole and self.direct(cycle.scope, bytes(cycle.body), self, functools.partial(self._answer, cycle))):
+            super()._start_asgi_task(cycle, app)
+
+    def _answer(self, cycle: RequestResponseCycle, answer: Answer) -> None:
+        """Send a whole answer, without a task and without a second look at headers that are ours."""
+        if cycle.disconnected or self.transport.is_closing():
+            return
+        head = [_head(answer.status, answer.headers), *(b"%s: %s\r\n" % header for header in cycle.default_headers)]
+        if not cycle.keep_alive:
+            head.append(b"connection: close\r\n")
+        cycle.response_started = cycle.response_complete = True
+        cast(Joined, self.transport).write_now(b"%scontent-length: %d\r\n\r\n%s" % (b"".join(head), len(answer.body), answer.body))
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
     # -- limits ----------------------------------------------------------------------------------------------------------------
 
     def _watch_head(self) -> None:
@@ -189,3 +241,8 @@ class Connection(HttpToolsProtocol):
             self.transport.write(b"HTTP/1.1 %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
                                  % (status, len(body), headers, body))
         self.transport.close()
+
+
+@functools.lru_cache(maxsize=64)
+def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    return b"".join((STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in headers)))

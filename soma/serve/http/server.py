@@ -41,7 +41,8 @@ class HttpServer:
         self._options = options
         self._socket: socket.socket | None = None
         self.app = HttpApp(service, options, describe or (lambda: _describe(service)), self.stop)
-        bound = type("BoundConnection", (Connection,), {"options": options, "last_gone": (last_gone := asyncio.Event())})
+        last_gone = asyncio.Event()
+        bound = type("BoundConnection", (Connection,), {"options": options, "direct": self.app.direct, "last_gone": last_gone})
         config = uvicorn.Config(self.app, http=bound, ws="none", lifespan="off", log_config=None, log_level="critical", access_log=False,
                                 server_header=False, timeout_keep_alive=max(1, round(options.keep_alive)), proxy_headers=False,
                                 backlog=BACKLOG)
