@@ -19,7 +19,8 @@ from soma.errors import SomaError
 
 if TYPE_CHECKING:
     from soma.serve.http.options import HttpOptions
-    from soma.serve.serving import ServeOptions, Serving
+    from soma.serve.options import ServeOptions
+    from soma.serve.serving import Serving
 
 F = TypeVar("F", bound=Callable[..., Any])
 

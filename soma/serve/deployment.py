@@ -15,15 +15,13 @@ from collections.abc import Callable
 from typing import Any
 
 from soma import cluster
-from soma.errors import ActorDiedError, TaskCancelledError
+from soma.errors import ActorDiedError
 from soma.events import ActorDied, Event
 from soma.serve.desk import Desk
 from soma.serve.predictions import Prediction
-from soma.serve.processes import Kind, Life, Process, explained, outcome
+from soma.serve.processes import Kind, Life, Process, Sent, end_of, explained, has_begun, outcome
 from soma.serve.schema import Signature
-from soma.serve.steps import Ask, Begin, Finish, Kill, Limits, Make, Requeue, Step
-
-HOW = {"succeeded": "succeed", "failed": "fail", "canceled": "cancel"}
+from soma.serve.steps import Ask, Begin, Finish, Kill, Limits, Make, Recall, Requeue, Send, Step
 
 
 class Deployment:
@@ -93,11 +91,7 @@ class Deployment:
 
     async def healthcheck(self) -> dict[str, Any]:
         """What the user's own check says, in a slot that is set up. Who asks while it is asked already gets the same answer."""
-        while (life := next((life for life in self._lives.values() if life.ready), None)) is not None:
-            said = await self._kind.health(life)
-            if said is not None:
-                return said
-        return {"ok": True, "error": ""}
+        return await self._kind.healthcheck(self._lives)
 
     # -- predictions -----------------------------------------------------------------------------------------------------------
 
@@ -125,7 +119,11 @@ class Deployment:
     def _do(self, step: Step) -> None:
         match step:
             case Begin(key, slot):
-                self._begin(self._lives[slot], self.predictions[key])
+                self._begin(self._lives[slot], key)
+            case Send(key, slot):
+                self._send_ahead(self._lives[slot], key)
+            case Recall(slot):
+                self._lives[slot].recall()
             case Finish(key, how, error):
                 self._finish(self.predictions[key], how, error=error)
             case Make(slot, delay):
@@ -134,7 +132,7 @@ class Deployment:
                 else:
                     self._make_slot(slot)
             case Ask(slot):
-                cluster.cancel(self._lives[slot].call)
+                self._lives[slot].ask()
             case Kill(slot) if slot in self._lives:
                 self._kill(self._lives[slot])
             case Requeue(key):
@@ -146,7 +144,7 @@ class Deployment:
             process.late = self.desk.health_ends is None
         else:
             process.counted = True  # no fault of the predictor
-            if life.prediction is None:  # nobody waits to hear of it
+            if life.now is None:  # nobody waits to hear of it
                 del self._lives[life.number]
         process.kill()
 
@@ -170,8 +168,7 @@ class Deployment:
         known = self._shared
         if known is None or known.gone:
             known = self._make_process(number)
-            if self._kind.shared:
-                self._shared = known
+            self._shared = known if self._kind.shared else None
         life = self._lives[number] = Life(number, known)
         life.predict = known.actor.predict.options(listener=lambda said: self._post(life.hear, said))
         known.lives.append(life)
@@ -183,24 +180,33 @@ class Deployment:
         if number in self._lives:
             self.restarts += 1
         process = Process(self._kind.make(number))
-        if self._first is None:
-            self._first = process
+        self._first = self._first or process
         call = process.actor.setup.options(listener=lambda said: self._post(process.hear, said)).remote(process.listen())
         call.future().add_done_callback(lambda done: self._post(self._set_up, process, done))
         return process
 
-    def _begin(self, life: Life, prediction: Prediction) -> None:
-        prediction.begin(time.monotonic())
-        life.prediction = prediction
-        try:
-            life.call = life.predict.remote(*self._kind.job_of(prediction))
-        except Exception as e:  # the cluster has ended, or this cannot be sent
-            life.prediction = None
+    def _begin(self, life: Life, key: str) -> None:
+        if (prediction := self.predictions.get(key)) is not None:  # else it was canceled while it waited in the slot
+            prediction.begin(time.monotonic())  # before it is sent: traces add to its context
+        life.now, life.ahead = life.ahead or self._sent(life, key), None
+        if life.now is None:
             self.desk.ended(life.number, time.monotonic())
+
+    def _send_ahead(self, life: Life, key: str) -> None:
+        life.ahead = self._sent(life, key)
+        if life.ahead is None:
+            self.desk.unsent(life.number)
+
+    def _sent(self, life: Life, key: str) -> Sent | None:
+        """None if it cannot be: then it has failed."""
+        prediction = self.predictions[key]
+        try:
+            call = life.predict.remote(*self._kind.job_of(prediction))
+        except Exception as e:  # the cluster has ended, or this cannot be sent
             self._finish(prediction, "fail", error=f"the prediction cannot be sent to its slot: {type(e).__name__}: {e}")
-            return
-        call = life.call
+            return None
         call.when_done(lambda: self._post(self._told, life, call))
+        return Sent(prediction, call)
 
     # -- what slots say --------------------------------------------------------------------------------------------------------
 
@@ -252,28 +258,22 @@ class Deployment:
         self.settled.set()
 
     def _told(self, life: Life, call: Any) -> None:
-        prediction = life.prediction
+        sent = life.now
         told, error = outcome(call)
-        if life.gone or prediction is None or self.desk.health_ends is not None:
+        if life.gone or sent is None or sent.call is not call or self.desk.health_ends is not None:
             return  # its end was heard of before
-        life.prediction = None
+        life.now = None
         life.parts.clear()
         if isinstance(error, ActorDiedError):
-            self._died(life, explained(error), begun=error.executed != "no")
+            self._died(life, explained(error), begun=has_begun(error))
             return
         why = self.desk.why(life.number)
         self.desk.ended(life.number, time.monotonic())
         self._act()  # the next one begins before this one's answer is made
-        if error is None:
-            how, text = HOW[told["state"]], told["error"]
-            if how != "succeed" and why is not None:
-                how, text = self.desk.verdict(why, text)
-            self._finish(prediction, how, output=told["output"], is_list=told["is_list"], error=text, metrics=told["metrics"])
-        elif isinstance(error, TaskCancelledError):
-            how, text = self.desk.verdict(why or "canceled", "")
-            self._finish(prediction, how, error=text)
-        else:
-            self._finish(prediction, "fail", error=f"{type(error).__name__}: {error}")
+        how, text, fields = end_of(told, error)
+        if how != "succeed" and (why is not None or how == "cancel"):
+            how, text = self.desk.verdict(why or "canceled", text)
+        self._finish(sent.prediction, how, error=text, **fields)
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, ActorDied):
@@ -282,7 +282,7 @@ class Deployment:
     def _heard_of_death(self, actor_id: str, reason: str) -> None:
         """Of idle slots; one that was busy is told by its call, with more to say."""
         for life in list(self._lives.values()):
-            if life.process.actor.actor_id == actor_id and life.prediction is None and life.ready:
+            if life.process.actor.actor_id == actor_id and life.now is None and life.ready:
                 self._died(life, f"the process of an idle slot died: {reason}", begun=False)
 
     def _died(self, life: Life, error: str, *, begun: bool) -> None:
@@ -291,7 +291,7 @@ class Deployment:
         if self._kind.board is not None:
             self._kind.board.drop.options(num_returns=0).remote(str(life.number))
         if self.desk.health_ends is None:
-            self.desk.died(life.number, error, time.monotonic(), begun=begun, counts=process.counts())
+            self.desk.died(life.number, error, time.monotonic(), begun=begun, ahead_begun=life.has_begun_ahead(), counts=process.counts())
         self._act()
 
     def _finish(self, prediction: Prediction, how: str, **told: Any) -> None:

@@ -106,13 +106,13 @@ class Prediction:
             self._tell("metric", {"name": name, "value": value, "mode": mode})
 
     def finish(self, how: str, now: float, *, output: Any = None, is_list: bool = False, error: str = "",
-               metrics: Mapping[str, Any] | None = None) -> bool:
-        """It has ended: `how` is "succeed", "fail" or "cancel". False if it had ended before."""
+               metrics: Mapping[str, Any] | None = None, took: float | None = None) -> bool:
+        """It has ended: `how` is "succeed", "fail" or "cancel". False if it had ended before. `took`: as measured where it ran."""
         if self.done:
             return False
         begun = self._status is Status.PROCESSING
         self._status = after(PREDICTION, self._status, how)
-        self._completed, self.took = time.time(), now - self._began if begun else 0.0
+        self._completed, self.took = time.time(), took if took is not None else now - self._began if begun else 0.0
         if not self._listed:
             self._output = [] if is_list and output is None else output
         self.error = error

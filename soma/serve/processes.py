@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from soma import cluster
-from soma.errors import ActorDiedError, SomaError
+from soma.errors import ActorDiedError, SomaError, TaskCancelledError
 from soma.serve.predictions import Prediction
 from soma.serve.setup_log import SetupLog
 from soma.serve.slots.terms import Job
+from soma.serve.steps import End
 
 LINE = "\n"
+HOW: dict[str, End] = {"succeeded": "succeed", "failed": "fail", "canceled": "cancel"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,15 @@ class Kind:
     shared: bool = False
     board: Any = None
 
-    async def health(self, life: Life) -> dict[str, Any] | None:
+    async def healthcheck(self, lives: Mapping[int, Life]) -> dict[str, Any]:
+        """What the user's own check says, in one of the slots that are set up."""
+        while (life := next((life for life in lives.values() if life.ready), None)) is not None:
+            said = await self._asked(life)
+            if said is not None:
+                return said
+        return {"ok": True, "error": ""}
+
+    async def _asked(self, life: Life) -> dict[str, Any] | None:
         """What the user's own check says in that slot, also to who asks while it is asked already; None if the slot has gone meanwhile."""
         if life.asked is None or life.asked.done():
             life.asked = asyncio.ensure_future(self._ask_health(life))
@@ -128,13 +138,22 @@ class Process:
         return why
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Sent:
+    """A prediction in a slot's process, and the call that it is."""
+
+    prediction: Prediction
+    call: Any
+
+
 @dataclass(slots=True, eq=False)
 class Life:
     """A slot, as long as its process lives.
 
     Attributes:
         predict: the actor's method, with a listener for what is said meanwhile.
-        call, prediction: what runs.
+        now: what runs.
+        ahead: what was sent too, and waits in the process.
         parts: of an item that comes in pieces.
         asked: the health check under way.
     """
@@ -142,8 +161,8 @@ class Life:
     number: int
     process: Process
     predict: Any = None
-    call: Any = None
-    prediction: Prediction | None = None
+    now: Sent | None = None
+    ahead: Sent | None = None
     parts: list[str] = field(default_factory=list)
     gone: bool = False
     asked: asyncio.Future[dict[str, Any]] | None = None
@@ -151,6 +170,20 @@ class Life:
     @property
     def ready(self) -> bool:
         return self.process.answer is not None and not self.gone
+
+    def ask(self) -> None:
+        """Ask what runs to end."""
+        if self.now is not None:
+            cluster.cancel(self.now.call)
+
+    def recall(self) -> None:
+        """Cancel what waits in the process."""
+        if self.ahead is not None:
+            cluster.cancel(self.ahead.call)
+
+    def has_begun_ahead(self) -> bool:
+        """Whether what waited in a process that died had begun there all the same."""
+        return self.ahead is not None and has_begun(outcome(self.ahead.call)[1])
 
     def end(self) -> None:
         """Kill its process, and listen no more."""
@@ -161,9 +194,9 @@ class Life:
 
     def hear(self, said: dict[str, Any]) -> None:
         """What its prediction says."""
-        prediction = self.prediction
-        if prediction is None:
+        if self.now is None:
             return
+        prediction = self.now.prediction
         match said["kind"]:
             case "log":
                 prediction.log(said["text"])
@@ -184,6 +217,20 @@ class Life:
 def explained(error: ActorDiedError) -> str:
     """A death in a line: signal or exit code, and memory."""
     return f"the process of the prediction died: {error.cause.describe().splitlines()[0]}"
+
+
+def end_of(told: Any, error: BaseException | None) -> tuple[End, str, dict[str, Any]]:
+    """What a call that is done says of its prediction: how it ended, the error, and what else `Prediction.finish` takes."""
+    if error is None:
+        return HOW[told["state"]], told["error"], {name: told[name] for name in ("output", "is_list", "metrics", "took")}
+    if isinstance(error, TaskCancelledError):
+        return "cancel", "", {}
+    return "fail", f"{type(error).__name__}: {error}", {}
+
+
+def has_begun(error: BaseException | None) -> bool:
+    """Whether the call of which this is the outcome may have begun in a process that died since."""
+    return not (isinstance(error, ActorDiedError) and error.executed == "no")
 
 
 def outcome(call: Any) -> tuple[Any, BaseException | None]:

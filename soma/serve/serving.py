@@ -7,7 +7,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,12 @@ from soma.serve.deployment import Deployment
 from soma.serve.http.access import Lines
 from soma.serve.http.options import HttpOptions
 from soma.serve.http.server import HttpServer, new_loop
+from soma.serve.options import ServeOptions
 from soma.serve.predictions import Prediction
 from soma.serve.processes import Kind
 from soma.serve.service import Retention, Service
 from soma.serve.slots import AsyncSlotActor, HealthBoard, Job, SlotActor, Source
 from soma.serve.sources import is_async, source_of, wants_board
-from soma.serve.steps import Limits
 from soma.serve.traces import NotConfigured, configured
 from soma.serve.webhooks import Webhooks
 
@@ -36,75 +36,14 @@ ASIDE = 4
 """Calls that an async slot answers beside its predictions."""
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOptions:
-    """Of `run`, besides those of HTTP. Times in seconds.
-
-    Attributes:
-        slots: predictions at once: processes, or coroutines in one process for `async def predict`.
-        min_slots, max_slots: instead of `slots`: so many processes at least, and more while predictions wait for them.
-        max_queue: predictions that may wait; with 0, one too many is refused with 409.
-        timeout: of a prediction.
-        grace: between asking a prediction to end and killing its process.
-        setup_timeout: of a setup.
-        keep, keep_seconds: so many results can be asked for, so long.
-        version: of what is served.
-        train: the function that trains.
-        upload_url: where output files are PUT; else they are data URIs.
-        reload: serve anew when the file changes.
-        actor: options of the slots' actors: num_gpus, memory, runtime_env, …
-        canary, canary_share: another target, set up beside the first and of the same signature, which gets that share of what comes.
-    """
-
-    slots: int = 1
-    min_slots: int | None = None
-    max_slots: int | None = None
-    max_queue: int = 256
-    timeout: float | None = None
-    grace: float = 5.0
-    setup_timeout: float | None = None
-    keep: int = 1000
-    keep_seconds: float = 3600.0
-    version: str = "1"
-    train: str = ""
-    upload_url: str = ""
-    reload: bool = False
-    actor: Mapping[str, Any] = field(default_factory=dict)
-    canary: Any = None
-    canary_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("min_slots", 1), ("max_slots", 1), ("max_queue", 0), ("keep", 0)):
-            value = getattr(self, name)
-            optional = name in ("min_slots", "max_slots") and value is None
-            if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < least):
-                raise ValueError(f"{name}={value!r}: a whole number from {least}")
-        if not 0 < self.canary_share < 1:
-            raise ValueError(f"canary_share={self.canary_share!r}: between 0 and 1")
-        if (self.min_slots or 1) > self.most:
-            raise ValueError(f"min_slots={self.min_slots} is more than max_slots={self.most}")
-        for name in ("timeout", "grace", "setup_timeout", "keep_seconds"):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0):
-                raise ValueError(f"{name}={value!r}: seconds from 0")
-
-    @property
-    def most(self) -> int:
-        """Predictions at once, at most."""
-        return max(self.slots, self.min_slots or 1) if self.max_slots is None else self.max_slots
-
-    def limits(self) -> Limits:
-        scales = self.min_slots is not None or self.max_slots is not None
-        return Limits(self.most, self.max_queue, self.timeout, self.grace, self.setup_timeout,
-                      min_slots=(self.min_slots or min(self.slots, self.most)) if scales else None)
-
-
-def deployer(source: Source, options: ServeOptions) -> Callable[[str, Callable[[Prediction], None]], Deployment]:
-    """Makes deployments of a source."""
+def deployer(source: Source, options: ServeOptions, ahead: bool) -> Callable[[str, Callable[[Prediction], None]], Deployment]:
+    """Makes deployments of a source. `ahead`: see `Limits`."""
     given, shared, limits = {"num_cpus": 0, **options.actor}, is_async(source), options.limits()
     if shared:  # room for health checks beside the predictions; and a process cannot be had by halves
         given["max_concurrency"] = options.most + ASIDE
         limits = replace(limits, min_slots=None)
+    elif ahead and options.most == 1:
+        limits = replace(limits, ahead=True)
 
     def deploy(version: str, ended: Callable[[Prediction], None]) -> Deployment:
         board = cluster.remote(HealthBoard).options(**BOARD).remote() if wants_board(source) and not shared else None
@@ -131,8 +70,6 @@ class Serving:
 
     def __init__(self, target: Any, options: ServeOptions, http: HttpOptions) -> None:
         self._target, self._options = target, options
-        self.service = Service(deployer(self._source(target), options), Retention(options.keep, options.keep_seconds), options.version)
-        self.server = HttpServer(self.service, http)
         lines = Lines(http.log)
         self._webhooks = Webhooks(lines.say)
         try:
@@ -140,14 +77,17 @@ class Serving:
         except NotConfigured as e:
             self._traces = None
             lines.say("warning", f"no traces: {e}")
+        self.service = Service(self._deployer(target), Retention(options.keep, options.keep_seconds), options.version)
+        self.server = HttpServer(self.service, http)
         self.service.on_create += [*([self._traces.watch] if self._traces else []), self._webhooks.watch]
         self._versions = 1
         self._watch: asyncio.Task[None] | None = None
         self._reloads: set[asyncio.Future[bool]] = set()
         self._leave: Callable[[], None] = lambda: None
 
-    def _source(self, target: Any) -> Source:
-        return source_of(target, train=self._options.train, upload_url=self._options.upload_url)
+    def _deployer(self, target: Any) -> Callable[[str, Callable[[Prediction], None]], Deployment]:
+        source = source_of(target, train=self._options.train, upload_url=self._options.upload_url)
+        return deployer(source, self._options, ahead=self._traces is None)  # a slot is told of the span of its time, when that begins
 
     async def open(self) -> None:
         """Listen, and begin to set up. OSError if the address is taken or not ours."""
@@ -177,7 +117,7 @@ class Serving:
 
     async def _deploy(self, target: Any, version: str, share: float) -> bool:
         try:
-            deploy = deployer(self._source(target), self._options)
+            deploy = self._deployer(target)
         except (ValueError, TypeError, OSError) as e:  # the file is gone
             self.service.reload_error = str(e)
             return False

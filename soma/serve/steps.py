@@ -22,6 +22,8 @@ class Limits:
         grace: seconds between asking a prediction to end and killing its process.
         setup_timeout: seconds that a setup may take; None: no limit.
         deaths, period: more deaths than so many within so many seconds, and the server gives up.
+        ahead: the next prediction is sent to the slot while it is busy, and waits there: so it begins at once. Only where there is one
+            slot: another one, free before, could not have it any more.
     """
 
     slots: int = 1
@@ -34,6 +36,11 @@ class Limits:
     min_slots: int | None = None
     scale_after: float = 0.5
     idle: float = 30.0
+    ahead: bool = False
+
+    def __post_init__(self) -> None:
+        if self.ahead and self.slots != 1:
+            raise ValueError(f"ahead=True with {self.slots} slots; there is to be one")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +52,25 @@ class Make:
 
 
 @dataclass(frozen=True, slots=True)
-class Begin:
-    """Send the prediction to the slot."""
+class Send:
+    """Send the prediction to the slot, where it waits for the end of what runs there."""
 
     id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """The prediction runs in the slot; send it there, if it was not sent before."""
+
+    id: str
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recall:
+    """Cancel what was sent to the slot and waits there."""
+
     slot: int
 
 
@@ -82,7 +104,7 @@ class Requeue:
     id: str
 
 
-Step = Make | Begin | Ask | Kill | Finish | Requeue
+Step = Make | Send | Begin | Recall | Ask | Kill | Finish | Requeue
 
 
 class QueueFull(Exception):

@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -256,8 +255,7 @@ def test_more_slots_while_predictions_wait_and_fewer_when_idle(file: str) -> Non
         for id in ids:
             server.cancel(id)
             assert server.ended(id)["status"] == "canceled"
-        desk = server.serving.service._stable.desk
-        desk.limits = replace(desk.limits, idle=0.1)  # half a minute otherwise
+        server.serving.service._stable.desk._slots._idle = 0.1  # half a minute otherwise
         server.predict("same")
         told = server.until(lambda told: told["slots"]["unused"] == 1 and told["slots"]["ready"] == 1)
         assert told["restarts"] == 0 and server.predict("same")["status"] == "succeeded"

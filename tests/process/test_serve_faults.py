@@ -153,7 +153,7 @@ def busy_pid(server: Server) -> int:
     """Of the slot that sleeps."""
     lives = server.serving.service._stable._lives.values()
     actors = {actor["actor_id"]: actor["pid"] for actor in soma.status()["actors"]}
-    slot = next(life for life in lives if life.prediction is not None and life.prediction.clean["do"] == "slow")
+    slot = next(life for life in lives if life.now is not None and life.now.prediction.clean["do"] == "slow")
     return int(actors[slot.process.actor.actor_id])
 
 

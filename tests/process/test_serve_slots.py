@@ -287,6 +287,7 @@ def test_a_file_in_a_package(tmp_path: Path) -> None:
     ("one_of_many", 1, ["one"], True), ("coroutine", 5, 5, False)])
 def test_what_is_returned(slot: Asked, do: str, n: int, output: Any, is_list: bool) -> None:
     ended, said = slot.predict(do, n)
+    assert 0 < ended.pop("took") < 10
     assert ended == {"state": "succeeded", "output": output, "is_list": is_list, "error": "", "metrics": {}, "streamed": 0} and said == []
 
 

@@ -17,7 +17,7 @@ pytest.importorskip("prometheus_client")
 
 from soma.cli import main
 from soma.serve.http.options import HttpOptions
-from soma.serve.serving import ServeOptions
+from soma.serve.options import ServeOptions
 
 cli = importlib.import_module("soma.cli.serve")  # the command has taken its place as soma.cli's attribute
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,7 @@ class Attempt:
     def __init__(self, job: Job, source: Source, parameters: Parameters, later: Callable[[Callable[[], None]], None]) -> None:
         self._job, self._source, self._parameters = job, source, parameters
         self._context = contextvars.copy_context()
+        self._began = time.perf_counter()
         self.scope = Scope(self._metric, job.context)
         self._folder = Folder()
         self._opened: list[Any] = []
@@ -65,7 +67,7 @@ class Attempt:
     def _ended(self, state: str, output: Any = None, *, is_list: bool = False, error: str = "") -> Ended:
         self.outputs.flush()
         return {"state": state, "output": output, "is_list": is_list, "error": error, "metrics": self.scope.metrics.nested(),
-                "streamed": self.outputs.count}
+                "streamed": self.outputs.count, "took": time.perf_counter() - self._began}
 
     def _metric(self, name: str, value: Any, mode: str) -> None:
         """By any thread. Lists and dicts are heard of at the end only: a message could not hold each of them."""

@@ -10,7 +10,7 @@ from soma.config import MIB
 
 Ended = dict[str, Any]
 """How a prediction ended: `state` ("succeeded", "failed", "canceled"), `output` (None where it was told item by item), `is_list`, `error`,
-`metrics`, and how many items were told, `streamed`."""
+`metrics`, how many items were told, `streamed`, and the seconds that it took."""
 
 SetUp = dict[str, Any]
 """What came of a set-up: `ok`, `logs`, `error`, `signature`, `training`, `has_healthcheck`, `is_async`."""

@@ -11,24 +11,27 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from soma.serve.desk import Desk
 from soma.serve.states import Health, SlotState
-from soma.serve.steps import Ask, Begin, Finish, Kill, Limits, Make, QueueFull, Requeue
+from soma.serve.steps import Ask, Begin, Finish, Kill, Limits, Make, QueueFull, Recall, Requeue, Send
 
 
 class Tables(RuleBasedStateMachine):
     """Plays the slots: makes what is to be made, and lets them live, end, die. Every prediction ends exactly once."""
 
     @initialize(slots=st.integers(1, 3), queue=st.integers(0, 3), timeout=st.sampled_from([None, 7.0]),
-                least=st.sampled_from([None, 1, 2]))
-    def open(self, slots: int, queue: int, timeout: float | None, least: int | None) -> None:
+                least=st.sampled_from([None, 1, 2]), ahead=st.booleans())
+    def open(self, slots: int, queue: int, timeout: float | None, least: int | None, ahead: bool) -> None:
         self.least = slots if least is None else min(least, slots)
         self.limits = Limits(slots=slots, max_queue=queue, timeout=timeout, grace=5.0, deaths=4, period=100.0,
-                             min_slots=None if least is None else self.least, scale_after=3.0, idle=11.0)
+                             min_slots=None if least is None else self.least, scale_after=3.0, idle=11.0, ahead=ahead and slots == 1)
         self.desk, self.now, self.number = Desk(self.limits), 0.0, 0
         self.making: list[int] = []
         self.free: set[int] = set()
         self.running: dict[int, str] = {}
         self.begun: dict[int, float] = {}
         self.waiting: list[str] = []
+        self.sent: dict[int, str] = {}
+        self.ghosts: set[str] = set()
+        """Sent ahead and canceled since: the slot has them still."""
         self.asked: set[int] = set()
         self.asked_at: dict[int, float] = {}
         self.killed: set[int] = set()
@@ -43,8 +46,21 @@ class Tables(RuleBasedStateMachine):
                 case Make(slot, delay):
                     assert delay >= 0 and slot not in self.making and slot not in self.running and slot not in self.free
                     self.making.append(slot)
+                case Send(id, slot):
+                    assert self.limits.ahead and slot in self.running and slot not in self.sent and slot not in self.killed
+                    assert [p for p in self.waiting if p not in self.sent.values()][0] == id, "first come, first served"
+                    self.sent[slot] = id
+                case Recall(slot):
+                    self.ghosts.add(self.sent[slot])
+                case Begin(id, slot) if id in self.ghosts:
+                    assert self.sent.pop(slot) == id and slot in self.free
+                    self.free.remove(slot)
+                    self.running[slot], self.begun[slot] = id, self.now
+                    self.asked.add(slot)
+                    self.asked_at[slot] = self.now
                 case Begin(id, slot):
                     assert slot in self.free, "a prediction is sent to a slot that is free"
+                    assert self.sent.pop(slot, id) == id
                     assert self.waiting[0] == id, "first come, first served"
                     self.waiting.pop(0)
                     self.free.remove(slot)
@@ -69,6 +85,8 @@ class Tables(RuleBasedStateMachine):
                         self.waiting.remove(id)
                     for slot in [s for s, other in self.running.items() if other == id]:
                         del self.running[slot]
+                    if self.desk.health_ends is not None:
+                        self.sent.clear()
                 case Requeue(id):
                     assert id not in self.over
                     self.waiting.insert(0, id)
@@ -115,34 +133,38 @@ class Tables(RuleBasedStateMachine):
     def end(self, data: st.DataObject) -> None:
         slot = data.draw(st.sampled_from(sorted(self.running)))
         id = self.running.pop(slot)
-        self.over[id] = "told"
+        assert (id in self.over) == (id in self.ghosts)
+        self.over.setdefault(id, "told")
         self.leave(slot)
         if slot not in self.killed:
             self.free.add(slot)
         self.desk.ended(slot, self.now)
         self.follow()
 
-    @rule(data=st.data(), begun=st.booleans())
+    @rule(data=st.data(), begun=st.booleans(), next_too=st.booleans())
     @precondition(lambda self: self.desk.health_ends is None and (self.running or self.free or self.killed))
-    def die(self, data: st.DataObject, begun: bool) -> None:
+    def die(self, data: st.DataObject, begun: bool, next_too: bool) -> None:
         slot = data.draw(st.sampled_from(sorted({*self.running, *self.free, *self.killed})))
-        id = self.running.pop(slot, None)
+        id, ahead = self.running.pop(slot, None), self.sent.pop(slot, None)
         self.free.discard(slot)
         asked = slot in self.asked
         self.leave(slot)
         self.killed.discard(slot)
         before = set(self.over)
-        self.desk.died(slot, "gone", self.now, begun=begun)
+        self.desk.died(slot, "gone", self.now, begun=begun, ahead_begun=next_too)
         self.follow()
-        if id is not None and self.desk.health_ends is None:
-            assert (id in self.over) == (begun or asked)
-            assert set(self.over) - before <= {id}
+        if self.desk.health_ends is None:
+            assert set(self.over) - before <= {id, ahead}
+            if id is not None:
+                assert (id in self.over) == (begun or asked or id in self.ghosts)
+            if ahead is not None:
+                assert (ahead in self.over) == (next_too or ahead in self.ghosts)
 
     @rule(data=st.data())
     @precondition(lambda self: self.desk.health_ends is None and self.submitted)
     def cancel(self, data: st.DataObject) -> None:
         id = data.draw(st.sampled_from(sorted(self.submitted)))
-        known = id in self.waiting or id in self.running.values()
+        known = id in self.waiting or (id in self.running.values() and id not in self.ghosts)
         assert self.desk.cancel(id, self.now) == known
         self.follow()
 
@@ -159,11 +181,14 @@ class Tables(RuleBasedStateMachine):
     def nothing_is_lost(self) -> None:
         if not hasattr(self, "desk"):
             return
-        known = {*self.waiting, *self.running.values()}
-        assert known | set(self.over) >= self.submitted
+        known = {*self.waiting, *self.running.values()} - self.ghosts
+        assert known | set(self.over) >= self.submitted and not known & set(self.over)
         if self.desk.health_ends is not None:
             assert not known
             return
+        for slot in self.running:
+            fed = slot in self.sent or slot in self.asked | self.killed or not self.waiting
+            assert fed or not self.limits.ahead, "a slot that is busy has the next one"
         counts = dict(self.desk.counts())
         assert self.least <= self.live() == self.limits.slots - counts["unused"]
         assert counts["queue"] == len(self.waiting)
@@ -265,3 +290,49 @@ def test_the_death_of_a_process_with_many_slots_counts_once() -> None:
     for number in range(8):
         desk.died(number, "gone", 1.0, counts=number == 0)
     assert desk.health_ends is None and dict(desk.counts())["starting"] == 8
+
+
+def test_the_next_one_goes_ahead_and_still_waits() -> None:
+    desk = opened(slots=1, max_queue=2, ahead=True)
+    desk.set_up(0, 0.0)
+    for id in ("a", "b", "c"):
+        desk.submit(id, 1.0)
+    assert desk.take() == [Begin("a", 0), Send("b", 0)] and dict(desk.counts())["queue"] == 2
+    with pytest.raises(QueueFull):
+        desk.submit("d", 1.0)
+    desk.ended(0, 2.0)
+    assert desk.take() == [Begin("b", 0), Send("c", 0)] and desk.health is Health.BUSY
+    desk.died(0, "gone", 3.0)
+    assert desk.take() == [Finish("b", "fail", "gone"), Make(0)] and dict(desk.counts())["queue"] == 1
+    desk.set_up(0, 4.0)
+    assert desk.take() == [Begin("c", 0)]
+
+
+def test_what_went_ahead_is_canceled_at_once_and_its_slot_is_not_trusted() -> None:
+    desk = opened(slots=1, ahead=True, grace=5.0)
+    desk.set_up(0, 0.0)
+    for id in ("a", "b", "c"):
+        desk.submit(id, 1.0)
+    desk.take()
+    assert desk.cancel("b", 1.5) and desk.take() == [Recall(0), Finish("b", "cancel")]
+    assert not desk.cancel("b", 1.6) and dict(desk.counts())["queue"] == 1
+    desk.ended(0, 2.0)
+    assert desk.take() == [Begin("b", 0)], "it may have begun before it heard of that: its end is awaited"
+    desk.pass_time(7.0)
+    assert desk.take() == [Kill(0)]
+    desk.died(0, "killed", 7.1)
+    assert desk.take() == [Make(0)]
+    desk.set_up(0, 8.0)
+    assert desk.take() == [Begin("c", 0)]
+
+
+def test_what_went_ahead_and_had_begun_dies_with_its_process() -> None:
+    desk = opened(slots=1, ahead=True)
+    desk.set_up(0, 0.0)
+    desk.submit("a", 1.0)
+    desk.submit("b", 1.0)
+    desk.take()
+    desk.died(0, "gone", 2.0, ahead_begun=True)
+    assert desk.take() == [Finish("b", "fail", "gone"), Finish("a", "fail", "gone"), Make(0)]
+    with pytest.raises(ValueError, match="ahead"):
+        Limits(slots=2, ahead=True)
