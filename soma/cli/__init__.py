@@ -1,10 +1,11 @@
-"""The `soma` command. Imports what a subcommand needs when it runs, so that `soma --help` is quick.
+"""The `soma` command. Imports what a subcommand needs when it runs, and subcommands when they are asked for, so that all are quick.
 
 Errors that a user can act on are one line and exit code 1; anything else keeps its traceback.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
 import tomllib
@@ -15,20 +16,29 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from soma import __version__
-from soma.cli.cache import cache
-from soma.cli.jobs import job
-from soma.cli.keys import keygen, keys, token
-from soma.cli.machines import drain, join, start, stop
-from soma.cli.runs import runs
-from soma.cli.serve import serve
-from soma.cli.studies import report, study
 from soma.errors import SomaError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SOMA"})
+ELSEWHERE = {"cache": "cache", "drain": "machines", "job": "jobs", "join": "machines", "keygen": "keys", "keys": "keys",
+             "report": "studies", "runs": "runs", "serve": "serve", "start": "machines", "stop": "machines", "study": "studies",
+             "token": "keys"}
+"""Subcommands that are in other modules of this package."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, context: click.Context | None) -> list[str]:
+        return sorted({*self.commands, *ELSEWHERE})
+
+    def get_command(self, context: click.Context | None, name: str) -> click.Command | None:
+        if name in ELSEWHERE and name not in self.commands:
+            self.add_command(getattr(importlib.import_module(f"soma.cli.{ELSEWHERE[name]}"), name))
+        return self.commands.get(name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SOMA"})
 @click.version_option(__version__, prog_name="soma")
 @click.option("--config", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE.toml",
               help="Options by command; by default soma/soma.toml in the user's configuration directory, if it is there.")
@@ -53,20 +63,14 @@ def configured(path: Path | None) -> dict[str, Any]:
     except (OSError, ValueError) as e:
         raise click.ClickException(f"the configuration file {path} cannot be read: {e}") from None
     for name, table in told.items():
-        command = main.commands.get(name)
+        command = main.get_command(None, name)
         if command is None or not isinstance(table, dict):
-            raise click.ClickException(f"{path}: [{name}] is no command; there are: {', '.join(sorted(main.commands))}")
+            raise click.ClickException(f"{path}: [{name}] is no command; there are: {', '.join(main.list_commands(None))}")
         known = {str(p.name) for p in command.params}
         wrong = [key for key in table if key.replace("-", "_") not in known]
         if wrong and not isinstance(command, click.Group):
             raise click.ClickException(f"{path}: [{name}] has no option {wrong[0]!r}; there are: {', '.join(sorted(known))}")
     return {name: {key.replace("-", "_"): value for key, value in table.items()} for name, table in told.items()}
-
-
-main.add_command(cache)
-main.add_command(runs)
-for command in (start, join, stop, drain, job, keygen, keys, token, study, report, serve):
-    main.add_command(command)
 
 
 @main.command()

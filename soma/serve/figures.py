@@ -9,11 +9,12 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from itertools import accumulate
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from typing import TYPE_CHECKING
 
 from soma.serve.predictions import Prediction
+
+if TYPE_CHECKING:  # imported when somebody asks
+    from prometheus_client import Metric
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 """Seconds; what takes longer is in the last, without end."""
@@ -37,11 +38,15 @@ class Figures:
 
     def text(self, counts: dict[str, int], restarts: int) -> str:
         """The page. `counts` are slots by state, and "queue"."""
+        from prometheus_client import CollectorRegistry, generate_latest
+
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Page([*self._of_predictions(), *_of_slots(counts, restarts)]))
         return generate_latest(registry).decode()
 
     def _of_predictions(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+
         ended = CounterMetricFamily("soma_predictions", "Predictions that ended, by how.", labels=["status"])
         for status, count in self._ended.items():
             ended.add_metric([status], count)
@@ -52,6 +57,8 @@ class Figures:
 
 
 def _of_slots(counts: dict[str, int], restarts: int) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
     slots = GaugeMetricFamily("soma_slots", "Slots by state.", labels=["state"])
     for state, count in counts.items():
         if state != "queue":

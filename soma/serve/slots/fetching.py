@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import mimetypes
 import os
 import shutil
@@ -15,13 +16,14 @@ import tempfile
 import time
 import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Callable
-from http.client import HTTPException
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from soma.serve.slots.terms import Limits
+
+if TYPE_CHECKING:  # most slots fetch nothing, and the front end never
+    import urllib.request
 
 CHUNK = 256 * 1024
 SOCKET_SECONDS = 10.0
@@ -63,26 +65,24 @@ class Folder:
             self._path = ""
 
 
-class _Opener:
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
     """Opens http and https, through the proxy of the environment, and nothing else, also after a redirect."""
+    import urllib.request as r
 
-    _built: urllib.request.OpenerDirector | None = None
-
-    @classmethod
-    def get(cls) -> urllib.request.OpenerDirector:
-        if cls._built is None:
-            cls._built = urllib.request.OpenerDirector()
-            r = urllib.request
-            for handler in (r.ProxyHandler, r.UnknownHandler, r.HTTPHandler, r.HTTPSHandler, r.HTTPDefaultErrorHandler,
-                            r.HTTPRedirectHandler, r.HTTPErrorProcessor):
-                cls._built.add_handler(handler())
-        return cls._built
+    built = r.OpenerDirector()
+    for handler in (r.ProxyHandler, r.UnknownHandler, r.HTTPHandler, r.HTTPSHandler, r.HTTPDefaultErrorHandler, r.HTTPRedirectHandler,
+                    r.HTTPErrorProcessor):
+        built.add_handler(handler())
+    return built
 
 
 def request(url: str, seconds: float, *, data: bytes | None = None, method: str = "GET", headers: dict[str, str] | None = None) -> Any:
     """An answer to read from; OSError or HTTPException if there is none."""
-    asked = urllib.request.Request(url, data=data, method=method, headers={"User-Agent": "soma", **(headers or {})})
-    return _Opener.get().open(asked, timeout=min(seconds, SOCKET_SECONDS))
+    from urllib.request import Request
+
+    asked = Request(url, data=data, method=method, headers={"User-Agent": "soma", **(headers or {})})
+    return _opener().open(asked, timeout=min(seconds, SOCKET_SECONDS))
 
 
 def fetched(uri: str, folder: Folder, limits: Limits, clock: Callable[[], float] = time.monotonic) -> str:
@@ -106,6 +106,8 @@ def fetched(uri: str, folder: Folder, limits: Limits, clock: Callable[[], float]
 
 
 def _downloaded(url: str, folder: Folder, limits: Limits, clock: Callable[[], float]) -> str:
+    from http.client import HTTPException
+
     until = clock() + limits.fetch_seconds
     shown = without_secrets(url)
     try:

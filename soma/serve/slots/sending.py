@@ -11,7 +11,6 @@ import time
 import urllib.error
 import urllib.parse
 from collections.abc import Callable
-from http.client import HTTPException
 from typing import Any
 
 from soma.serve.slots.fetching import FileError, name_of, reason, request, without_secrets
@@ -63,6 +62,8 @@ class Sender:
         return self._put(data, name, mime)
 
     def _put(self, data: bytes, name: str, mime: str) -> str:
+        from http.client import HTTPException
+
         url = self._target if self._target.endswith("/") else self._target + "/"
         url += urllib.parse.quote(name_of(urllib.parse.quote(name)))
         headers = {"Content-Type": mime, "X-Prediction-ID": urllib.parse.quote(self._id)}
