@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.figures import Figure, Promise, Subject, of
+from benchmarks.figures import Figure, Promise, Subject, against, of
 from benchmarks.serving_work import CONNECTIONS
 
 _LOAD = [(f"{key}_{n}", title.format(n), unit, lower) for n in CONNECTIONS for key, title, unit, lower in (
@@ -21,6 +21,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("again", "the same: until the next prediction is well", "s"),
     Figure("busy", "pure Python by two clients: one slot ÷ two", "×", lower_is_better=False),
     Figure("start", "from the command to ready", "s"),
+    Figure("beyond", "the same, beyond the import of the predictor", "s"),
     Figure("memory", "memory of the front end after the load", "MB"),
 )
 
@@ -37,9 +38,12 @@ PROMISES: tuple[Promise, ...] = (
     Promise("the same: until the next prediction is well", True, 0.3, "s", of("again")),
     Promise("two slots ÷ one, pure Python", False, 1.7, "×", of("busy")),
     Promise("memory of the front end", True, 60, "MB", of("memory")),
-    Promise("from the command to ready", True, 0.8, "s", of("start")),
+    Promise("from the command to ready, beyond the import of the predictor", True, 0.8, "s", of("beyond")),
+    Promise("answered at 16 connections ÷ coglet's", False, 1.12, "×", against("rps_16", "coglet")),
+    Promise("answered at 1 connection ÷ coglet's", False, 1.18, "×", against("rps_1", "coglet")),
 )
 
-_STEP = {"body_1": "bodies", "body_10": "bodies", "serial_refused": "serial", "killed": "kill", "again": "kill", "memory": "load"}
+_STEP = {"body_1": "bodies", "body_10": "bodies", "serial_refused": "serial", "killed": "kill", "again": "kill", "memory": "load",
+         "beyond": "start"}
 SERVING = Subject("serving", "Serving", FIGURES, PROMISES, (), {
     f.key: "load" if f.key.rpartition("_")[0] in ("rps", "p50", "p99", "refused") else _STEP.get(f.key, f.key) for f in FIGURES})

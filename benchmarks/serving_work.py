@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -284,13 +285,22 @@ def busy(serve: Serve, scale: Scale) -> Values:
     return {"busy": taken[0] / taken[1]}
 
 
-def start(serve: Serve, scale: Scale) -> Values:
-    """From the command to ready; the setup does nothing."""
-    found = []
+def start(serve: Serve, scale: Scale, file: Path | None = None) -> Values:
+    """From the command to ready; the setup does nothing but to import `file`, which is measured for itself as well."""
+    found, setups = [], []
     for _ in range(scale.starts):
         with serve("Plain", 1) as server:
             found.append(server.ready_after)
-    return {"start": median(found)}
+        if file is not None:
+            setups.append(_run([sys.executable, str(file)]) - _run([sys.executable, "-c", ""]))
+    return {"start": median(found), **({"beyond": median(found) - median(setups)} if setups else {})}
+
+
+def _run(command: list[str]) -> float:
+    """Seconds that it takes."""
+    begin = time.perf_counter()
+    subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    return time.perf_counter() - begin
 
 
 STEPS: dict[str, Callable[[Serve, Scale], Values]] = {

@@ -35,3 +35,4 @@ def begin() -> None:
 
 start = stop = begin
 STEPS = {name: partial(step, serve) for name, step in ALL.items() if name != "busy"}
+STEPS["start"] = partial(ALL["start"], serve, file=PREDICTORS)

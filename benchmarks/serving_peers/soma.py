@@ -29,3 +29,4 @@ def begin() -> None:
 
 start = stop = begin
 STEPS = {name: partial(step, serve) for name, step in ALL.items()}
+STEPS["start"] = partial(ALL["start"], serve, file=PREDICTORS)

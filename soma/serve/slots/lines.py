@@ -13,6 +13,7 @@ from soma.config import MIB
 LINE = 4 * MIB
 BLOCK = 20_000
 """Bytes in a text; as UTF-8 it has at most three times as many, for each wrong byte becomes three. A message holds 64 KiB."""
+_Utf8 = codecs.getincrementaldecoder("utf-8")
 MARK = " … [cut: a line of more than 4 MiB]\n"
 
 
@@ -25,7 +26,7 @@ class LineBlocks:
         self._length = 0
         """Of the line that is not ended, in bytes that have been given already."""
         self._cut = False
-        self._decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        self._decode = _Utf8("replace").decode
 
     def feed(self, data: bytes) -> list[str]:
         """Whole lines, and pieces of a long one."""
