@@ -74,14 +74,14 @@ class Caller:
 
     def prepare(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], returns: Any, retries: int, options: Options) -> Pending:
         """Encode a call; what cannot be pickled raises here, before anything is sent."""
-        if any(type(a) is ObjectRef for a in args):
+        if ObjectRef in map(type, args):
             args = tuple(self._sharing.inlined(a) if type(a) is ObjectRef else a for a in args)
         packed = encode_call(args, kwargs)
         call_id = self._next_id()
         streams = returns == "streaming"
         return Pending(
             call_id, name, parcel(packed, self._port.arena),
-            () if streams else tuple(object_id(call_id, i) for i in range(returns)),
+            () if streams else (object_id(call_id),) if returns == 1 else tuple(object_id(call_id, i) for i in range(returns)),
             streams, retries, options.retry_exceptions,
             None if options.timeout is None else time.monotonic() + options.timeout, listener=options.listener)
 

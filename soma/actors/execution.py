@@ -99,7 +99,7 @@ class Executor:
                 self.reply_cancelled(job)
                 return
             method, args, kwargs = self.begin(job)
-            if any(type(a) is ObjectRef for a in (*args, *kwargs.values())):
+            if ObjectRef in map(type, (*args, *kwargs.values())):
                 args, kwargs = call(self.resolve, (args, kwargs), {})  # as the user's code: a cancel ends this wait too
             result = call(method, args, kwargs)
             del args, kwargs

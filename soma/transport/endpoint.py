@@ -25,7 +25,7 @@ from soma.transport.security import check_endpoint, private_umask
 Frame = bytes | bytearray | memoryview
 
 # pyzmq's own send_multipart and recv_multipart spend half of their time on enum arithmetic: 6 µs a message against 3
-_NOBLOCK, _MORE, _RCVMORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE), int(zmq.RCVMORE)
+_NOBLOCK, _MORE = int(zmq.NOBLOCK), int(zmq.NOBLOCK | zmq.SNDMORE)
 _EVENTS, _POLLIN = int(zmq.EVENTS), int(zmq.POLLIN)
 
 
@@ -121,7 +121,7 @@ class ZmqMailbox:
             self._socket.setsockopt(zmq.IPC_FILTER_UID, os.geteuid())
         self._waker = Waker()
         self._items: Any = [(self._socket, int(zmq.POLLIN)), (self._waker.fd, int(zmq.POLLIN))]
-        self._recv = functools.partial(zmq.backend.Socket.recv, self._socket)
+        self._recv: Any = functools.partial(zmq.backend.Socket.recv, self._socket)
         self._get = functools.partial(zmq.backend.Socket.get, self._socket)
         if address is not None:
             self._bind(address)
@@ -148,10 +148,13 @@ class ZmqMailbox:
 
     def take(self) -> list[bytes]:
         """The message that `poll` promised."""
-        recv, get = self._recv, self._get
-        parts = [recv(_NOBLOCK)]
-        while get(_RCVMORE):
-            parts.append(recv(_NOBLOCK))
+        recv = self._recv
+        parts = [recv(_NOBLOCK)]  # the sender's name, and there is always more
+        more = True
+        while more:
+            frame = recv(_NOBLOCK, False)  # knows whether it is the last: to ask the socket costs more than to receive
+            parts.append(frame.bytes)
+            more = frame.more
         return parts
 
     def take_nowait(self) -> list[bytes] | None:

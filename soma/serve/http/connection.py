@@ -18,6 +18,7 @@ from soma.serve.http.answers import Answer
 from soma.serve.http.options import HttpOptions
 
 EXTENSION = "soma.connection"
+Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class HeadTooLarge(Exception):
@@ -206,11 +207,9 @@ class Connection(HttpToolsProtocol):
         """Send a whole answer, without a task and without a second look at headers that are ours."""
         if cycle.disconnected or self.transport.is_closing():
             return
-        head = [_head(answer.status, answer.headers), *(b"%s: %s\r\n" % header for header in cycle.default_headers)]
-        if not cycle.keep_alive:
-            head.append(b"connection: close\r\n")
+        head = _head(answer.status, answer.headers, tuple(cycle.default_headers), cycle.keep_alive)
         cycle.response_started = cycle.response_complete = True
-        cast(Joined, self.transport).write_now(b"%scontent-length: %d\r\n\r\n%s" % (b"".join(head), len(answer.body), answer.body))
+        cast(Joined, self.transport).write_now(b"%scontent-length: %d\r\n\r\n%s" % (head, len(answer.body), answer.body))
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
@@ -244,5 +243,7 @@ class Connection(HttpToolsProtocol):
 
 
 @functools.lru_cache(maxsize=64)
-def _head(status: int, headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    return b"".join((STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in headers)))
+def _head(status: int, headers: Headers, dated: Headers, keep_alive: bool) -> bytes:
+    """But for the length; the same for a second."""
+    close = () if keep_alive else ((b"connection", b"close"),)
+    return b"".join((STATUS_LINE[status], *(b"%s: %s\r\n" % header for header in (*headers, *dated, *close))))

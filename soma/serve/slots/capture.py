@@ -242,8 +242,10 @@ class Capture:
 def flush() -> None:
     """What Python and C hold back of what was printed."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(ValueError, OSError, AttributeError):  # the user's code closed or replaced it
+        try:
             stream.flush()
+        except (ValueError, OSError, AttributeError):  # the user's code closed or replaced it
+            continue
     flush_c()
 
 
