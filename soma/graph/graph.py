@@ -241,7 +241,7 @@ class Graph(Running):
     def serve(self, *, host: str = "127.0.0.1", port: int = 5000, **options: Any) -> None:
         """Serve predictions of this graph, fitted, over HTTP, until SIGTERM, Ctrl-C or POST /shutdown: `soma.serve.run(graph, …)`.
 
-        Each slot has a graph of its own, with processes of its own for its filters. Needs the extra `serve`.
+        Each slot (`slots=`, or `num_replicas=`) has a graph of its own, with processes of its own for its filters. Needs the extra `serve`.
         """
         offered("serve")(self, host=host, port=port, **options)
 

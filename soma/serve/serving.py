@@ -32,6 +32,8 @@ LOOK = 0.5
 """Seconds between two looks at a file that is reloaded when it changes."""
 BOARD = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
 """Of the actor where slots are asked for their health: what is asked of it may be asked again."""
+REPLICAS = {"num_replicas": "slots", "min_replicas": "min_slots", "max_replicas": "max_slots"}
+"""Ray Serve's names of options: its replica is a slot."""
 ASIDE = 4
 """Calls that an async slot answers beside its predictions."""
 
@@ -165,7 +167,7 @@ def run(target: Any, *, host: str = "127.0.0.1", port: int = 5000, ready: Callab
         target: "FILE:NAME", a fitted graph, a filter, a class or function with predict, or an actor with forward.
         host, port: where to listen; port 0 takes a free one.
         ready: told the port when it listens; setup may still run: GET /health-check says.
-        options: those of `ServeOptions` and `HttpOptions`.
+        options: those of `ServeOptions` and `HttpOptions`; `num_replicas`, `min_replicas` and `max_replicas` are the slots' other names.
     """
     chosen, http = options_of({"host": host, "port": port, **options})
 
@@ -233,7 +235,10 @@ def test_client(target: Any, **options: Any) -> Iterator[httpx.Client]:
 
 
 def options_of(given: Mapping[str, Any]) -> tuple[ServeOptions, HttpOptions]:
-    """Split by whose they are. TypeError for one that is nobody's."""
+    """Split by whose they are, Ray Serve's names too. TypeError for one that is nobody's, or that is given by both names."""
+    if doubled := [f"{name}= and {ours}= are the same" for name, ours in REPLICAS.items() if name in given and ours in given]:
+        raise TypeError("; ".join(doubled))
+    given = {REPLICAS.get(name, name): value for name, value in given.items()}
     ours, http = ({f.name for f in fields(kind)} for kind in (ServeOptions, HttpOptions))
     if unknown := set(given) - ours - http:
         raise TypeError(f"unknown option {', '.join(map(repr, sorted(unknown)))}; there are {', '.join(sorted(ours | http))}")

@@ -98,3 +98,14 @@ def test_every_option_is_offered_and_has_the_default_that_the_help_says() -> Non
         if isinstance(said, str) and name != "body_limit":
             assert said == ("none" if fields[name] is None else str(fields[name])), name
     assert fields["body_limit"] == 100 * 2**20
+
+
+def test_ray_serves_names_of_slots() -> None:
+    from soma.serve.serving import options_of
+
+    assert options_of({"num_replicas": 3})[0] == ServeOptions(slots=3)
+    assert options_of({"min_replicas": 1, "max_replicas": 4, "port": 1}) == (ServeOptions(min_slots=1, max_slots=4), HttpOptions(port=1))
+    with pytest.raises(TypeError, match="num_replicas= and slots= are the same"):
+        options_of({"num_replicas": 3, "slots": 2})
+    with pytest.raises(TypeError, match="unknown option 'replicas'"):
+        options_of({"replicas": 2})
