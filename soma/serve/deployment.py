@@ -101,10 +101,9 @@ class Deployment:
         self.predictions[prediction.key] = prediction
         self._act()
 
-    def cancel(self, key: str) -> bool:
-        done = self.desk.cancel(key, time.monotonic())
+    def cancel(self, key: str) -> None:
+        self.desk.cancel(key, time.monotonic())
         self._act()
-        return done
 
     # -- what the desk wants ---------------------------------------------------------------------------------------------------
 
@@ -191,6 +190,8 @@ class Deployment:
         life.now, life.ahead = life.ahead or self._sent(life, key), None
         if life.now is None:
             self.desk.ended(life.number, time.monotonic())
+        else:
+            life.now.call.when_done(lambda call=life.now.call: self._post(self._told, life, call))
 
     def _send_ahead(self, life: Life, key: str) -> None:
         life.ahead = self._sent(life, key)
@@ -205,7 +206,6 @@ class Deployment:
         except Exception as e:  # the cluster has ended, or this cannot be sent
             self._finish(prediction, "fail", error=f"the prediction cannot be sent to its slot: {type(e).__name__}: {e}")
             return None
-        call.when_done(lambda: self._post(self._told, life, call))
         return Sent(prediction, call)
 
     # -- what slots say --------------------------------------------------------------------------------------------------------

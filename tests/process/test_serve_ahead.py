@@ -71,14 +71,14 @@ def test_what_waits_in_the_slot_is_canceled_at_once_and_never_runs(one: Server, 
     one.heard(first, "begun")
     second, third = one.start("second"), one.start("third", 0)
     assert ahead(one) == second and one.health()["slots"]["queue"] == 2 and one.get(second)["status"] == "starting"
-    began = time.monotonic()
+    began, restarts = time.monotonic(), one.health()["restarts"]
     one.cancel(second)
     assert one.ended(second)["status"] == "canceled" and time.monotonic() - began < 5
     assert one.get(first)["status"] == "processing" and one.get(third)["status"] == "starting"
     one.cancel(first)
     assert one.ended(first)["status"] == "canceled"
     assert one.ended(third)["status"] == "succeeded"
-    assert ran(folder) == ["first", "third"]
+    assert ran(folder) == ["first", "third"] and one.health()["restarts"] == restarts
 
 
 def test_what_waits_in_a_slot_that_is_killed_runs_in_the_next_process(one: Server, folder: Path) -> None:

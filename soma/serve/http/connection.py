@@ -139,8 +139,10 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self._parses = True
-        super().data_received(data)
-        self._parses = False
+        try:
+            super().data_received(data)
+        finally:
+            self._parses = False
         if self._begun is not None:
             self._begin()
         if self.gone or self.transport.is_closing():
