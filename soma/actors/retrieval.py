@@ -25,8 +25,11 @@ class Retrieval:
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
         """All values in order; the first error in that order is raised as soon as it is known."""
         entries = self.entries(refs)
-        if len(entries) == 1 and entries[0].status is not Status.PENDING:
-            return [self._sharing.value(entries[0])]
+        if len(entries) == 1:
+            entry = entries[0]
+            if entry.status is Status.PENDING:
+                self._wait(lambda: entry.status is not Status.PENDING, entries, timeout, every=True)
+            return [self._sharing.value(entry)]
         position = 0
 
         def settled() -> bool:
