@@ -128,7 +128,8 @@ class NetworkOutlet(ZmqOutlet):
         with self._lock:
             if self._socket.closed:
                 return
-            if far is None or self._far.get(peer) is not far:
+            far = self._far.get(peer)  # once more: another thread may have been the first
+            if far is None:
                 if peer in self._peers:
                     return  # it is gone
                 self._connect(peer)

@@ -167,6 +167,24 @@ def test_many_threads_may_use_one_outlet_while_one_reads(wire: Wire) -> None:
         t.join()
 
 
+def test_many_threads_may_be_the_first_to_send(wire: Wire) -> None:
+    """Each finds that nothing is connected; one of them connects, and the others' messages are not lost."""
+    box = wire.mailbox("b")
+    for round in range(20):
+        out, together = wire.outlet(f"a{round}"), threading.Barrier(6)
+
+        def send(n: int, out: Outlet = out, together: threading.Barrier = together) -> None:
+            together.wait()
+            out.send("b", [b"%d" % n])
+
+        threads = [threading.Thread(target=send, args=(n,)) for n in range(6)]
+        for t in threads:
+            t.start()
+        assert sorted(received(box, 6)) == [[b"a%d" % round, b"%d" % n] for n in range(6)]
+        for t in threads:
+            t.join()
+
+
 def test_big_frames(wire: Wire) -> None:
     box, out = wire.mailbox("b"), wire.outlet("a")
     big = os.urandom(MIB) * 32
