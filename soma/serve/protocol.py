@@ -88,7 +88,7 @@ class Prediction(Protocol):
 
     @property
     def listeners(self) -> list[Callable[[str], None]]:
-        """Each is told the kind of every event, here and now: start, output, log, metric, completed or error."""
+        """Each is told the kind of every event, here and now: start, output, log, metric, completed or error. Let go of after the end."""
 
     def as_dict(self) -> dict[str, Any]:
         """Cog's PredictionResponse."""

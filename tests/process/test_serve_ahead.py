@@ -9,6 +9,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,27 @@ def test_the_next_one_outlives_a_cancel_that_has_to_kill(one: Server, folder: Pa
     one.cancel(first)
     assert one.ended(first)["status"] == "canceled" and one.ended(second)["status"] == "succeeded"
     assert one.health()["restarts"] == restarts + 1 and ran(folder) == ["stubborn", "second"]
+
+
+def test_what_cannot_be_sent_fails_and_the_slot_goes_on(one: Server, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deployment = one.serving.service._stable
+    kind = deployment._kind
+
+    def job_of(prediction: Any) -> Any:
+        if prediction.clean["do"] == "odd":
+            raise TypeError("as the test wants")
+        return kind.job_of(prediction)
+
+    monkeypatch.setattr(deployment, "_kind", replace(kind, job_of=job_of))
+    assert "cannot be sent to its slot: TypeError: as the test wants" in one.predict("odd")["error"]
+    first = one.start("first", 30)
+    one.heard(first, "begun")
+    odd = one.start("odd")
+    assert one.ended(odd)["status"] == "failed" and ahead(one) is None
+    third = one.start("third", 0)
+    assert ahead(one) == third
+    one.cancel(first)
+    assert one.ended(third)["status"] == "succeeded" and ran(folder) == ["first", "third"]
 
 
 def test_how_long_it_took_is_measured_where_it_ran(one: Server) -> None:

@@ -5,6 +5,7 @@ One type for each name, until it is deleted (by None). Refused: names that are n
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -25,8 +26,8 @@ class Metrics:
         """Take it in; returns the mode by its full name.
 
         Raises:
-            ValueError: name or mode is none, or the name is reserved or lies below or above another metric.
-            TypeError: a value of another type than before, or of a type that is none of bool, int, float, str, list, dict.
+            ValueError: name or mode is none, or the name is reserved or lies below or above another metric; NaN or infinity, also a sum.
+            TypeError: a value of another type than before, or of a type that is none of bool, int, float, str, list, dict, also inside.
         """
         check_name(name)
         if mode not in MODES:
@@ -37,6 +38,8 @@ class Metrics:
             return "replace"
         self._check_place(name)
         kind = _kind(name, value)
+        if kind in ("list", "dict"):
+            _check_json(name, value)
         old = self._values.get(name)
         if mode == "append":
             if old is not None and not isinstance(old, list):
@@ -47,7 +50,9 @@ class Metrics:
             raise TypeError(f"metric {name!r}: only a number can be added, not a {kind}")
         if old is not None and _kind(name, old) != kind:
             raise TypeError(f"metric {name!r} is a {_kind(name, old)}, and {value!r:.60} is a {kind}; record None to delete it first")
-        self._values[name] = value if mode == "replace" or old is None else old + value
+        made = value if mode == "replace" or old is None else old + value
+        _kind(name, made)  # a sum may be no number any more
+        self._values[name] = made
         return mode
 
     def get(self, name: str) -> Any:
@@ -92,6 +97,13 @@ def check_name(name: str) -> None:
                          "part begins with a letter and has letters, digits, and single underscores between them")
     if name == "predict_time" or parts[0] == "cog":
         raise ValueError(f"metric {name!r}: that name is reserved")
+
+
+def _check_json(name: str, value: Any) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as e:
+        raise type(e)(f"metric {name!r}: what is in it cannot be JSON: {e}") from None
 
 
 def _kind(name: str, value: Any) -> str:

@@ -137,3 +137,17 @@ def test_threads_count_together() -> None:
 def in_a_thread(fn: Callable[[], Any]) -> Any:
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(fn).result()
+
+
+def test_a_sum_that_is_no_number_any_more_is_refused_and_the_metric_stays() -> None:
+    metrics = Metrics()
+    metrics.record("much", 1e308, "increment")
+    with pytest.raises(ValueError, match="inf is no number that JSON knows"):
+        metrics.record("much", 1e308, "increment")
+    assert metrics.get("much") == 1e308
+
+
+@pytest.mark.parametrize(("value", "error"), [([1.0, float("nan")], ValueError), ({"a": [float("inf")]}, ValueError), ([b"x"], TypeError)])
+def test_no_json_inside(value: Any, error: type[Exception]) -> None:
+    with pytest.raises(error, match="'m': what is in it cannot be JSON"):
+        Metrics().record("m", value)
