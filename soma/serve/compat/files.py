@@ -43,8 +43,9 @@ class URLPath(pathlib.PosixPath):
     def __new__(cls, *, source: str, filename: str = "", fileobj: Any = None) -> URLPath:
         parts = urllib.parse.urlsplit(source)
         name = filename or ("" if parts.scheme == "data" else os.path.basename(urllib.parse.unquote(parts.path))) or "file"
-        made: URLPath = super().__new__(cls, name.replace("/", "_").replace("\0", "_")[-200:])
-        made.source, made.filename, made._here = source, made.name, None
+        clean = name.replace("/", "_").replace("\0", "_")[-200:]
+        made: URLPath = super().__new__(cls, clean)
+        made.source, made.filename, made._here = source, pathlib.PurePosixPath(clean).name, None
         return made
 
     def __init__(self, *, source: str, filename: str = "", fileobj: Any = None) -> None:

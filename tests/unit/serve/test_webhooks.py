@@ -13,6 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("httpx")
+
 from soma.serve.predictions import Prediction
 from soma.serve.protocol import WEBHOOK_EVENTS, Request
 from soma.serve.webhooks import RETRIES, THROTTLE, Message, Schedule, Webhooks, backoff
