@@ -11,6 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("safetensors")
+
 import soma
 from soma.errors import GraphError, NotSerializableError, StreamBrokenError
 from soma.filters import Position, Task, trail_after

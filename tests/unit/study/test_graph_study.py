@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("optuna")
+
 import soma
 from soma.errors import SpaceError, StudyError
 from soma.graph import Graph, above

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+pytest.importorskip("optuna")
+
 import soma
 from soma.errors import SpaceError, StudyError
 from soma.filters.searching import Search, belonging, on_step, position, search_of, shown, steps
