@@ -16,6 +16,7 @@ import pytest
 
 import soma
 from soma.daemon import starting
+from soma.daemon.processes import MARK
 
 HEARTBEAT, GRACE = 0.2, 1.0
 
@@ -78,6 +79,18 @@ def gone(pid: int) -> bool:
         return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def in_cluster(name: str) -> list[psutil.Process]:
+    """Processes that carry the cluster's mark, or came from one that does."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == name and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
 
 
 def reap(pid: int) -> None:

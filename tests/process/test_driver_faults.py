@@ -12,9 +12,9 @@ import time
 
 import psutil
 import pytest
+from fleets import in_cluster
 
 import soma
-from soma.daemon.processes import MARK
 from soma.errors import ClusterLostError, NotInitializedError
 
 pytestmark = pytest.mark.crash
@@ -65,18 +65,6 @@ def start(script, **kwargs):
     """A driver that printed "ready …" and goes on; (process, the words behind "ready")."""
     driver = subprocess.Popen([sys.executable, "-uc", PRELUDE + textwrap.dedent(script)], stdout=subprocess.PIPE, **kwargs)
     return driver, driver.stdout.readline().decode().split()[1:]
-
-
-def in_cluster(name):
-    """Processes that carry the cluster's mark, or came from one that does."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == name and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
-        except (psutil.Error, OSError):
-            continue
-    return found
 
 
 def runs(pid):
