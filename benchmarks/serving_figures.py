@@ -19,7 +19,8 @@ FIGURES: tuple[Figure, ...] = (
     Figure("stream", "a prediction that streams 10,000 chunks", "s"),
     Figure("killed", "kill -9 of a slot: until its prediction is answered", "ms"),
     Figure("again", "the same: until the next prediction is well", "s"),
-    Figure("busy", "pure Python by two clients: one slot ÷ two", "×", lower_is_better=False),
+    Figure("busy", "pure Python: one prediction after the other ÷ two at once", "×", lower_is_better=False),
+    Figure("bound", "the same ÷ what two bare processes gain, in turns", "×", lower_is_better=False),
     Figure("start", "from the command to ready", "s"),
     Figure("beyond", "the same, beyond the import of the predictor", "s"),
     Figure("memory", "memory of the front end after the load", "MB"),
@@ -37,6 +38,7 @@ PROMISES: tuple[Promise, ...] = (
     Promise("kill -9 of a slot: until its prediction is answered", True, 50, "ms", of("killed")),
     Promise("the same: until the next prediction is well", True, 0.3, "s", of("again")),
     Promise("two slots ÷ one, pure Python", False, 1.7, "×", of("busy")),
+    Promise("the same ÷ what two bare processes gain", False, 0.85, "×", of("bound")),
     Promise("memory of the front end", True, 60, "MB", of("memory")),
     Promise("from the command to ready, beyond the import of the predictor", True, 0.8, "s", of("beyond")),
     Promise("answered at 16 connections ÷ coglet's", False, 1.12, "×", against("rps_16", "coglet")),
@@ -44,6 +46,6 @@ PROMISES: tuple[Promise, ...] = (
 )
 
 _STEP = {"body_1": "bodies", "body_10": "bodies", "serial_refused": "serial", "killed": "kill", "again": "kill", "memory": "load",
-         "beyond": "start"}
+         "bound": "busy", "beyond": "start"}
 SERVING = Subject("serving", "Serving", FIGURES, PROMISES, (), {
     f.key: "load" if f.key.rpartition("_")[0] in ("rps", "p50", "p99", "refused") else _STEP.get(f.key, f.key) for f in FIGURES})

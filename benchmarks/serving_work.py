@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -48,7 +49,7 @@ class Scale:
         serial: requests with pauses.
         bodies: requests of each size.
         lines: printed by one prediction; `chunks`: streamed by one.
-        busy: CPU-bound predictions of `spin` steps.
+        busy: turns of CPU-bound predictions of `spin` steps.
         starts: of the server; `kills`: of a slot's process.
     """
 
@@ -57,8 +58,8 @@ class Scale:
     bodies: int = 10
     lines: int = 20_000
     chunks: int = 10_000
-    busy: int = 16
-    spin: int = 3_000_000
+    busy: int = 24
+    spin: int = 1_000_000
     starts: int = 3
     kills: int = 3
 
@@ -263,29 +264,60 @@ def kill(serve: Serve, scale: Scale) -> Values:
 
 
 def busy(serve: Serve, scale: Scale) -> Values:
-    """Pure Python by two clients: with one slot, then with two, three times: what two cores give together changes within seconds."""
-    taken = [[_spun(serve, slots, scale) for slots in (1, 2)] for _ in range(3)]
-    return {"busy": median(one / two for one, two in taken)}
-
-
-def _spun(serve: Serve, slots: int, scale: Scale) -> float:
-    """Seconds that two clients wait."""
-    with serve("Plain", slots) as server:
-        def ask() -> None:
+    """Pure Python, one prediction after the other and then two at once, in turns with two processes that are asked for nothing else: what
+    two cores give together changes within seconds, and is less than twice as much where they are two threads of one."""
+    with serve("Plain", 2) as server, _spinning(scale) as bare:
+        def ask(times: int) -> None:
             with contextlib.closing(server.connection()) as connection:
-                left = scale.busy // 4
-                while left:
+                while times:
                     status, _ = server.post(connection, what="spin", n=scale.spin)
-                    left -= status == 200
+                    times -= status == 200
 
-        ask()
-        clients = [threading.Thread(target=ask) for _ in range(2)]
-        begin = time.perf_counter()
-        for client in clients:
-            client.start()
-        for client in clients:
-            client.join()
-        return time.perf_counter() - begin
+        _together(ask, ask)
+        turns = []
+        for _ in range(scale.busy):
+            turns.append([_seconds(lambda: ask(2)), _together(ask, ask), _seconds(lambda: bare[0](2)), _together(*bare)])
+    speedup, bound = (median(turn[i] / turn[i + 1] for turn in turns) for i in (0, 2))
+    return {"busy": speedup, "bound": speedup / bound}
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
+def _together(*asks: Callable[[int], None]) -> float:
+    """Seconds until each was done once."""
+    threads = [threading.Thread(target=ask, args=(1,)) for ask in asks]
+
+    def all_of_them() -> None:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return _seconds(all_of_them)
+
+
+@contextlib.contextmanager
+def _spinning(scale: Scale) -> Iterator[list[Callable[[int], None]]]:
+    """Two processes; each spins as often as it is told to."""
+    program = f"from benchmarks.serving_peers.doing import do\nwhile input():\n    print(do('spin', {scale.spin}, ''), flush=True)"
+    processes = [subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                  env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}) for _ in range(2)]
+
+    def spin(process: subprocess.Popen[str], times: int) -> None:
+        assert process.stdin is not None and process.stdout is not None
+        for _ in range(times):
+            print("go", file=process.stdin, flush=True)
+            process.stdout.readline()
+
+    try:
+        yield [functools.partial(spin, process) for process in processes]
+    finally:
+        for process in processes:
+            process.communicate("\n")
 
 
 def start(serve: Serve, scale: Scale, file: Path | None = None) -> Values:
