@@ -75,7 +75,17 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
             *(f"soma: not collected without {name}: {', '.join(UNREADABLE[name])}" for name in _absent)]
 
 
+UNHURRIED = frozenset(f"test_{name}.py" for name in (
+    "bad_values", "cache_crash", "data_parallel", "far_training", "graph_cache_crash", "graph_placement", "graph_study", "pipeline_faults",
+    "population_faults", "stream_faults", "study_faults", "torch_group"))
+"""Tests of real processes that keep no times: they may run beside others. The rest of tests/process, and tests/net, is `timed`."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name in ("process", "net") and item.path.name not in UNHURRIED:
+            item.add_marker(pytest.mark.timed)
     if importlib.util.find_spec("torch") is None:
         for item in items:
             if item.get_closest_marker("torch"):

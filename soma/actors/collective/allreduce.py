@@ -51,10 +51,11 @@ class AllReduce:
             self._act(self._roster.dissolve(generation, why))
 
     def close(self) -> None:
-        """Let go of every rank, and end."""
+        """Let go of every rank, and end. May be called again."""
         with self._lock:
             self._open = False
-        Line.connect(self._listener.path).close()  # wakes the thread
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):  # the thread was awake, saw it and has ended
+            Line.connect(self._listener.path).close()  # wakes the thread
 
     def _serve(self) -> None:
         while self._open:

@@ -298,6 +298,20 @@ def test_ranks_that_contradict_each_other(meeting: AllReduce) -> None:
             pass
 
 
+def test_a_meeting_point_is_closed_while_it_is_awake_and_again() -> None:
+    """Its thread may be gone with its socket before `close` comes to wake it."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        for _ in range(200):
+            made = AllReduce(Path(directory))
+            lines = [Line.connect(made.address()) for _ in range(3)]
+            for line in lines:
+                line.close()
+            made.close()
+            made.close()
+
+
 def test_a_meeting_point_outlives_garbage(meeting: AllReduce) -> None:
     for garbage in ({"hello": 3}, {"hello": {"rank": 0}}, {"hello": {"generation": "x", "rank": 0, "size": 2}}, {"nothing": 1}):
         line = Line.connect(meeting.address())
