@@ -311,7 +311,8 @@ def _spinning(scale: Scale) -> Iterator[list[Callable[[int], None]]]:
         assert process.stdin is not None and process.stdout is not None
         for _ in range(times):
             print("go", file=process.stdin, flush=True)
-            process.stdout.readline()
+            if not process.stdout.readline():
+                raise RuntimeError("a process that spins has ended")
 
     try:
         yield [functools.partial(spin, process) for process in processes]
