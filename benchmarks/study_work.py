@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from benchmarks.graph_work import Values as Values
@@ -20,7 +22,7 @@ class Scale:
         blocks: soma and optuna run so many blocks of no-op trials in turns,
         block: of so many trials each;
         tune: Ray Tune, which takes longer, so many in all.
-        busy: trials of `spin` numbers, a fifth of a second each.
+        busy: trials of `spin` numbers, a fifth of a second each; `turns`: one at a time and two at once, so many times.
         search: trials of a search for an optimum; `searches`: how many of these, each with a seed of its own.
         firsts: fresh processes whose first trial is timed.
         small: joblib's small tasks; `large`: its arrays, of `mb` each.
@@ -29,7 +31,8 @@ class Scale:
     blocks: int = 4
     block: int = 250
     tune: int = 8
-    busy: int = 20
+    busy: int = 12
+    turns: int = 5
     spin: int = 2_600_000
     search: int = 40
     searches: int = 5
@@ -40,7 +43,20 @@ class Scale:
 
 
 FULL = Scale()
-QUICK = Scale(blocks=1, block=40, tune=4, busy=4, search=12, searches=1, firsts=1, small=200, large=4, mb=20)
+QUICK = Scale(blocks=1, block=40, tune=4, busy=4, turns=1, search=12, searches=1, firsts=1, small=200, large=4, mb=20)
+
+
+def speedup_of(busy: Callable[[int], object], scale: Scale) -> Values:
+    """How much sooner `busy` is done by two at once than by one at a time, in turns: what two cores give together changes within
+    seconds."""
+    taken = []
+    for _ in range(scale.turns):
+        for jobs in (1, 2):
+            begin = time.perf_counter()
+            busy(jobs)
+            taken.append(time.perf_counter() - begin)
+    return {"speedup": median(one / two for one, two in zip(taken[::2], taken[1::2], strict=True))}
+
 
 Dimensions = dict[str, tuple[float, float]]
 

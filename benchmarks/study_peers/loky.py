@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
 from joblib import Parallel, delayed
 
 from benchmarks import joblib_figures
-from benchmarks.study_work import Scale, Values, spin
+from benchmarks.study_work import Scale, Values, speedup_of, spin
 
 NOTE = "two processes of joblib's own, started before what is measured; its speed-up is that of the work alone: what the cores give"
 
@@ -21,13 +20,8 @@ def on_loky(what: str, scale: Scale) -> Values:
 
 def speedup(scale: Scale) -> Values:
     """The same work without trials: what the two cores give."""
-    taken = []
     with joblib_figures.running("loky"):
-        for jobs in (1, 2):
-            begin = time.perf_counter()
-            Parallel(n_jobs=jobs, batch_size=1)(delayed(spin)(scale.spin) for _ in range(scale.busy))
-            taken.append(time.perf_counter() - begin)
-    return {"speedup": taken[0] / taken[1]}
+        return speedup_of(lambda jobs: Parallel(n_jobs=jobs, batch_size=1)(delayed(spin)(scale.spin) for _ in range(scale.busy)), scale)
 
 
 def start() -> None:

@@ -13,7 +13,7 @@ import optuna
 from optuna.storages import InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 
-from benchmarks.study_work import FUNCTIONS, SEARCHES, Scale, Values, seeds, spin
+from benchmarks.study_work import FUNCTIONS, SEARCHES, Scale, Values, seeds, speedup_of, spin
 
 NOTE = "in the caller's process: n_jobs=2 are two threads, so pure Python does not get faster"
 
@@ -42,13 +42,11 @@ def overhead(kind: str, scale: Scale) -> Values:
 
 
 def speedup(scale: Scale) -> Values:
-    taken = []
-    for jobs in (1, 2):
+    def busy(jobs: int) -> None:
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-        begin = time.perf_counter()
         study.optimize(lambda t: spin(scale.spin) + t.suggest_float("x", 0, 1), n_trials=scale.busy, n_jobs=jobs)
-        taken.append(time.perf_counter() - begin)
-    return {"speedup": taken[0] / taken[1]}
+
+    return speedup_of(busy, scale)
 
 
 def search(function: str, name: str, scale: Scale) -> Values:

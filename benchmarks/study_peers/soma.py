@@ -16,7 +16,7 @@ from typing import Any
 import soma
 from benchmarks import joblib_figures
 from benchmarks.study_peers import optuna as alone
-from benchmarks.study_work import FUNCTIONS, SEARCHES, Scale, Values, seeds, spin
+from benchmarks.study_work import FUNCTIONS, SEARCHES, Scale, Values, seeds, speedup_of, spin
 from soma.study.storing import open_storage
 
 NOTE = "each trial in a worker process, one at a time where nothing else is said; optuna samples and stores"
@@ -73,13 +73,10 @@ def overhead(kind: str, scale: Scale) -> Values:
 
 
 def speedup(scale: Scale) -> Values:
-    taken = []
-    for jobs in (1, 2):
-        ours = study({"x": (0.0, 1.0)}, sampler="random", n_trials=scale.busy)
-        begin = time.perf_counter()
-        ours.run(lambda t: spin(scale.spin) + t["x"], n_jobs=jobs)
-        taken.append(time.perf_counter() - begin)
-    return {"speedup": taken[0] / taken[1]}
+    def busy(jobs: int) -> None:
+        study({"x": (0.0, 1.0)}, sampler="random", n_trials=scale.busy).run(lambda t: spin(scale.spin) + t["x"], n_jobs=jobs)
+
+    return speedup_of(busy, scale)
 
 
 def first(scale: Scale) -> Values:

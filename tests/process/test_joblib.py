@@ -62,7 +62,7 @@ def workers_gone() -> None:
 
 def kept_by() -> list[str]:
     """What of this process still holds a worker: to be read when one has not gone."""
-    hired = [o for o in gc.get_objects() if isinstance(o, Hired)]
+    hired = [o for o in gc.get_objects() if type(o) is Hired]
     return [f"{type(r).__name__}: {r!r:.300}" for o in hired for r in gc.get_referrers(o) if r is not hired]
 
 

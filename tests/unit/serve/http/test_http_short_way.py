@@ -130,7 +130,7 @@ def test_nothing_is_left_to_the_garbage_collector(served: Any) -> None:
             for _ in range(50):
                 ask()
             served.do(served.service.predictions.clear)
-            left = sum(isinstance(o, Prediction) for o in gc.get_objects())
+            left = sum(type(o) is Prediction for o in gc.get_objects())  # some of PyTorch warn when they are asked for more
         finally:
             gc.enable()
     assert left <= 1, "predictions keep themselves"
