@@ -178,9 +178,14 @@ def test_a_filter_over_its_memory_is_named(shared_cluster: Any) -> None:
     assert caught.value.reason == "oom" and any("in node 'greedy'" in n for n in caught.value.__notes__)
 
 
-def test_a_death_in_a_stream_names_the_chunk(shared_cluster: Any) -> None:
+def test_a_death_in_a_stream_names_the_chunk(shared_cluster: Any, tmp_path: Path) -> None:
+    """It dies when the chunk before has arrived: what is on its way out of a process dies with it."""
+    arrived = str(tmp_path / "arrived")
+
     def picky(x: int) -> int:
         if x == 5:
+            while not os.path.exists(arrived):
+                os.sched_yield()
             os.kill(os.getpid(), signal.SIGKILL)
         return x
 
@@ -189,6 +194,8 @@ def test_a_death_in_a_stream_names_the_chunk(shared_cluster: Any) -> None:
         with pytest.raises(ActorDiedError) as caught:
             for out in g.forward(iter(range(100)), stream=True):
                 seen.append(out)
+                if out == 4:
+                    Path(arrived).touch()
         assert seen == list(range(5))
         assert "in node 'picky', chunk 5, attempt 1: picky()" in caught.value.__notes__
 
